@@ -1,0 +1,1 @@
+//! A software CUDA device: the driver API and a PTX executor on the CPU.
