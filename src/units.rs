@@ -1,1 +1,228 @@
-//! Units as types.
+//! Types for quantities that have a unit, so that a page is never added to a token.
+//!
+//! Plain tuple structs: the number inside is public, arithmetic exists only where it makes sense.
+//! A bare `usize` elsewhere is an element count or an index into the slice beside it.
+
+use std::fmt;
+
+/// Tokens that one page of the key/value cache holds.
+pub const PAGE_TOKENS: usize = 64;
+
+/// A size in bytes. Addition and products are checked, because sizes come from files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes(pub u64);
+
+/// A number of token rows, or of tokens in a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tokens(pub usize);
+
+/// A number of pages of the key/value cache, [`PAGE_TOKENS`] tokens each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pages(pub usize);
+
+/// One page of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageId(pub u32);
+
+/// One sequence of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SequenceId(pub usize);
+
+/// One entry of the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId(pub u32);
+
+/// A number of patch rows: what the vision tower works on before merging.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PatchRows(pub usize);
+
+/// Size of one picture or video in patches: `t` frame groups of `h` rows and `w` columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GridThw {
+    /// Groups of frames; 1 for a picture.
+    pub t: usize,
+    /// Rows of patches.
+    pub h: usize,
+    /// Columns of patches.
+    pub w: usize,
+}
+
+impl Bytes {
+    /// Bytes of `count` values of type `T`; `None` on overflow.
+    pub fn of<T>(count: usize) -> Option<Self> {
+        let bytes = count.checked_mul(size_of::<T>())?;
+        u64::try_from(bytes).ok().map(Self)
+    }
+
+    /// Sum, or `None` on overflow.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).map(Self)
+    }
+
+    /// Product, or `None` on overflow.
+    pub fn checked_mul(self, times: u64) -> Option<Self> {
+        self.0.checked_mul(times).map(Self)
+    }
+
+    /// Difference, 0 when `other` is larger.
+    pub fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// As a count in memory; `None` where it does not fit this machine's addresses.
+    pub fn as_usize(self) -> Option<usize> {
+        usize::try_from(self.0).ok()
+    }
+}
+
+/// `1023 B`, `1.50 KiB`, `3.54 GiB`: rounded down, three digits.
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let (mut whole, mut rest, mut unit) = (self.0 >> 10, self.0 & 1023, UNITS[0]);
+        for next in &UNITS[1..] {
+            if whole < 1024 {
+                break;
+            }
+            (whole, rest, unit) = (whole >> 10, whole & 1023, next);
+        }
+        match whole {
+            0..10 => write!(f, "{whole}.{:02} {unit}", rest * 100 / 1024),
+            10..100 => write!(f, "{whole}.{} {unit}", rest * 10 / 1024),
+            _ => write!(f, "{whole} {unit}"),
+        }
+    }
+}
+
+impl Tokens {
+    /// Pages that hold this many tokens.
+    pub fn pages(self) -> Pages {
+        Pages(self.0.div_ceil(PAGE_TOKENS))
+    }
+
+    /// Sum, or `None` on overflow.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).map(Self)
+    }
+
+    /// Difference, 0 when `other` is larger.
+    pub fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+impl fmt::Display for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Pages {
+    /// Sum, or `None` on overflow.
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).map(Self)
+    }
+
+    /// Difference, 0 when `other` is larger.
+    pub fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
+    /// Tokens that fit these pages, or `None` on overflow.
+    pub fn tokens(self) -> Option<Tokens> {
+        self.0.checked_mul(PAGE_TOKENS).map(Tokens)
+    }
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for PatchRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl GridThw {
+    /// Patch rows of one frame group, `h * w`; `None` on overflow.
+    pub fn frame_rows(self) -> Option<PatchRows> {
+        self.h.checked_mul(self.w).map(PatchRows)
+    }
+
+    /// Patch rows of the whole, `t * h * w`; `None` on overflow.
+    pub fn patch_rows(self) -> Option<PatchRows> {
+        self.frame_rows()?.0.checked_mul(self.t).map(PatchRows)
+    }
+
+    /// Visual tokens of the whole after `merge` x `merge` patches became one, `t * (h / merge) *
+    /// (w / merge)`; `None` on overflow, for `merge` 0, and where `merge` does not divide a side.
+    pub fn merged_tokens(self, merge: usize) -> Option<Tokens> {
+        if merge == 0 || !self.h.is_multiple_of(merge) || !self.w.is_multiple_of(merge) {
+            return None;
+        }
+        Self { t: self.t, h: self.h / merge, w: self.w / merge }
+            .patch_rows()
+            .map(|rows| Tokens(rows.0))
+    }
+}
+
+/// `1x34x46`.
+impl fmt::Display for GridThw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.t, self.h, self.w)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_started_page_is_a_page() {
+        let pages = [0, 1, 64, 65, 128].map(|tokens| Tokens(tokens).pages().0);
+        assert_eq!(pages, [0, 1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        assert_eq!(Bytes::of::<u32>(usize::MAX), None);
+        assert_eq!(Bytes(u64::MAX).checked_add(Bytes(1)), None);
+        let huge = GridThw { t: 1 << 30, h: 1 << 30, w: 1 << 30 };
+        assert_eq!((huge.patch_rows(), huge.merged_tokens(2)), (None, None));
+    }
+
+    #[test]
+    fn a_side_that_the_merge_does_not_divide_has_no_tokens() {
+        let grid = GridThw { t: 2, h: 4, w: 6 };
+        assert_eq!(grid.merged_tokens(2), Some(Tokens(12)));
+        assert_eq!(grid.merged_tokens(4), None);
+        assert_eq!(grid.merged_tokens(0), None);
+    }
+
+    #[test]
+    fn bytes_print_three_digits() {
+        let cases = [
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1_835_008, "1.75 MiB"),
+            (20 << 20, "20.0 MiB"),
+            (1023 << 20, "1023 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+}
