@@ -1,1 +1,3 @@
 //! A software CUDA device: the driver API and a PTX executor on the CPU.
+
+pub mod ptx;
