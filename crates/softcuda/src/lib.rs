@@ -1,3 +1,4 @@
 //! A software CUDA device: the driver API and a PTX executor on the CPU.
 
+pub mod memory;
 pub mod ptx;
