@@ -34,14 +34,14 @@ const FLAGS: &[&str] = &[
 const MISSING: &str = "no nvcc (CUDA 12.4 or newer) found in QWEN2VL_CUDA_HOME, CUDA_HOME, PATH or \
     .toolchain/cuda. Run `make toolchain` to fetch the pinned compiler into this folder.";
 
-pub struct Compiler {
+pub(crate) struct Compiler {
     program: PathBuf,
     /// "13.0.88"
     pub release: String,
     pub architectures: Vec<String>,
 }
 
-pub struct Image {
+pub(crate) struct Image {
     pub stem: String,
     pub fatbin: PathBuf,
     pub entries: Vec<String>,
@@ -50,7 +50,7 @@ pub struct Image {
 
 impl Compiler {
     /// The first nvcc that is new enough, and the architectures to build for.
-    pub fn find(root: &Path) -> Result<Self, String> {
+    pub(crate) fn find(root: &Path) -> Result<Self, String> {
         let mut folders: Vec<PathBuf> = ["QWEN2VL_CUDA_HOME", "CUDA_HOME"]
             .iter()
             .filter_map(env::var_os)
@@ -73,7 +73,7 @@ impl Compiler {
     }
 
     /// Compiles every `.cu` of `kernels`, as many at once as the machine has cores.
-    pub fn compile_all(&self, kernels: &Path, out: &Path) -> Result<Vec<Image>, String> {
+    pub(crate) fn compile_all(&self, kernels: &Path, out: &Path) -> Result<Vec<Image>, String> {
         let mut sources = files(kernels, "cu")?;
         sources.sort();
         let shared = self.fingerprint(&kernels.join("include"))?;

@@ -1,12 +1,12 @@
 //! `kernels/include/params.h` to Rust, by bindgen.
 
-use std::{env, path::Path, process::Command};
+use std::{env, panic::AssertUnwindSafe, path::Path, process::Command};
 
 const MISSING: &str = "libclang was not found (bindgen needs it). Run `make toolchain`, or set \
     LIBCLANG_PATH to the folder that holds libclang.so.";
 
 /// Writes `params.rs` into `out`: structs with layout assertions, constants as `u32`.
-pub fn generate(root: &Path, header: &Path, out: &Path) -> Result<(), String> {
+pub(crate) fn generate(root: &Path, header: &Path, out: &Path) -> Result<(), String> {
     find_libclang(root);
     let mut builder = bindgen::Builder::default()
         .header(header.display().to_string())
@@ -21,7 +21,7 @@ pub fn generate(root: &Path, header: &Path, out: &Path) -> Result<(), String> {
         builder = builder.clang_args(["-isystem", &include]);
     }
     // bindgen panics when libclang cannot be loaded.
-    let generated = std::panic::catch_unwind(move || builder.generate())
+    let generated = std::panic::catch_unwind(AssertUnwindSafe(move || builder.generate()))
         .map_err(|_cause| MISSING.to_owned())?
         .map_err(|error| format!("bindgen on {}: {error}", header.display()))?;
     let path = out.join("params.rs");

@@ -1,6 +1,6 @@
 //! What `ptxas -v` says about each entry point: registers, spills, stack, shared memory.
 
-pub struct Figures {
+pub(crate) struct Figures {
     pub kernel: String,
     /// "sm_80"
     pub architecture: String,
@@ -13,7 +13,7 @@ pub struct Figures {
 }
 
 /// Reads nvcc's standard error; lines that say something else are passed over.
-pub fn parse(text: &str) -> Vec<Figures> {
+pub(crate) fn parse(text: &str) -> Vec<Figures> {
     let mut found: Vec<Figures> = Vec::new();
     for line in text.lines() {
         if let Some(rest) = line.split("Compiling entry function '").nth(1) {

@@ -1,1 +1,88 @@
-//! Placeholder.
+//! One file for each kernel: a typed launch that checks its shapes, and its cost.
+//!
+//! What is exported here is safe to call wrongly: it returns an error before anything is launched.
+
+use crate::device::DeviceError;
+use crate::units::Bytes;
+
+pub(crate) mod params;
+
+/// Why a launch was refused or failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpError {
+    /// An argument's length does not fit the stated shape.
+    #[error("{op}: {argument} has {found} elements, expected {expected}")]
+    Shape {
+        /// The kernel.
+        op: &'static str,
+        /// The field.
+        argument: &'static str,
+        /// Elements that the shape needs.
+        expected: usize,
+        /// Elements given.
+        found: usize,
+    },
+    /// A dimension that the kernel cannot take.
+    #[error("{op}: {dim} = {found}, but {rule}")]
+    Dim {
+        /// The kernel.
+        op: &'static str,
+        /// The dimension's letter.
+        dim: &'static str,
+        /// Its value.
+        found: usize,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The device refused the launch.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// The least that a launch moves and computes; each kernel's header derives it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes that must be read from device memory.
+    pub read: Bytes,
+    /// Bytes that must be written to device memory.
+    pub written: Bytes,
+    /// Floating-point operations, a multiply-add counted as two.
+    pub flop: u64,
+}
+
+/// A dimension as the kernels take it.
+pub(crate) fn dim(op: &'static str, dim: &'static str, found: usize) -> Result<i32, OpError> {
+    let rule = "dimensions are below 2^31";
+    i32::try_from(found).map_err(|_too_large| OpError::Dim { op, dim, found, rule })
+}
+
+/// The product of two dimensions as an element count.
+pub(crate) fn product(
+    op: &'static str,
+    dim: &'static str,
+    rows: usize,
+    columns: usize,
+) -> Result<usize, OpError> {
+    let rule = "the element count passes the address space";
+    rows.checked_mul(columns).ok_or(OpError::Dim { op, dim, found: rows, rule })
+}
+
+pub(crate) fn check_len(
+    op: &'static str,
+    argument: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), OpError> {
+    if expected == found { Ok(()) } else { Err(OpError::Shape { op, argument, expected, found }) }
+}
+
+pub(crate) fn check_dim(
+    holds: bool,
+    op: &'static str,
+    dim: &'static str,
+    found: usize,
+    rule: &'static str,
+) -> Result<(), OpError> {
+    if holds { Ok(()) } else { Err(OpError::Dim { op, dim, found, rule }) }
+}
