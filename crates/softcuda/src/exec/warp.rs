@@ -1,0 +1,192 @@
+//! The state of a warp, as handlers see it.
+
+use std::sync::atomic::AtomicU16;
+
+use super::handlers::cpasync::Copies;
+use super::op::{Op, Reg};
+use super::{CopyMode, Kernel};
+use crate::fault::FaultKind;
+use crate::memory::Memory;
+
+/// A set of lanes of a warp that runs together. The running fragment is not in
+/// [`Warp::waiting`]; its mask is [`Warp::active`].
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment {
+    /// Its lanes; no lane is in two fragments.
+    pub mask: u32,
+    /// The op at which it goes on.
+    pub pc: *const Op,
+    /// Whether it may run.
+    pub state: FragmentState,
+}
+
+/// Why a fragment does or does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FragmentState {
+    /// May run.
+    Ready,
+    /// Waits at the `.sync` op `pc` for other lanes.
+    Sync,
+    /// Waits at a block barrier; goes on at `pc`.
+    Barrier(Barrier),
+}
+
+/// An arrival at a block barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// Which of the 16 barriers.
+    pub id: u8,
+    /// Expected threads; 0 for all of the block.
+    pub count: u32,
+    /// What the arrival asks for.
+    pub kind: BarrierKind,
+    /// The barrier's op, for reports.
+    pub site: u32,
+    /// For a reduction: the lanes whose predicate is true, and the register or mask that gets
+    /// the result.
+    pub input: u32,
+    /// Destination of a reduction.
+    pub dest: u16,
+}
+
+/// The kinds of barrier operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarrierKind {
+    /// Arrive and wait.
+    Sync,
+    /// Arrive only.
+    Arrive,
+    /// Wait; the destination register counts true predicates.
+    Popc,
+    /// Wait; the destination mask is the conjunction.
+    And,
+    /// Wait; the destination mask is the disjunction.
+    Or,
+}
+
+/// What a handler tells the loop when it leaves a chain otherwise than by a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing.
+    None,
+    /// The lanes of the active mask exit.
+    Exit,
+    /// The fragment waits at the returned op.
+    Sync,
+    /// The fragment arrived at a barrier and goes on at the returned op.
+    Barrier(Barrier),
+    /// The launch failed; [`Warp::failure`] says why.
+    Fault,
+    /// The fragment asks to let others run (`nanosleep`).
+    Yield,
+}
+
+/// A fault as a handler records it.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What happened.
+    pub kind: FaultKind,
+    /// Index of the instruction in `Kernel::sites`.
+    pub site: u32,
+    /// Failing lanes.
+    pub lanes: u32,
+    /// More, in words.
+    pub detail: String,
+}
+
+/// The arena as handlers see it. See `memory::Memory` for the meaning of the parts.
+#[derive(Clone, Copy, Debug)]
+pub struct GlobalView {
+    /// Host address of arena offset 0.
+    pub base: *mut u8,
+    /// Bytes of the arena.
+    pub size: u64,
+    /// One entry for 256 bytes.
+    pub granules: *const AtomicU16,
+}
+
+/// A warp of a running block.
+#[derive(Debug)]
+pub struct Warp {
+    /// Register base; masks lie below it.
+    pub regs: *mut Reg,
+    /// Lanes of the running fragment.
+    pub active: u32,
+    /// Lanes that have not exited.
+    pub live: u32,
+    /// The loop looks at events and other fragments when a terminator returns an op at or
+    /// behind this one. Null while an event is set.
+    pub frontier: *const Op,
+    /// Set by a handler that leaves its chain.
+    pub event: Event,
+    /// Warp instructions executed up to the start of the current block.
+    pub clock: u64,
+    /// Fragments other than the running one.
+    pub waiting: Vec<Fragment>,
+    /// Global memory.
+    pub global: GlobalView,
+    /// The device memory behind it: pinned regions, reports.
+    pub memory: *const Memory,
+    /// Shared memory of the block.
+    pub shared: *mut u8,
+    /// Bytes of it.
+    pub shared_size: u32,
+    /// Dynamic part of it.
+    pub shared_dynamic: u32,
+    /// Local memory: word w of lane l is at `(w·32 + l)·4`.
+    pub local: *mut u8,
+    /// Bytes of it for each lane.
+    pub local_size: u32,
+    /// The launch's parameter buffer.
+    pub params: *const u8,
+    /// Bytes of it.
+    pub params_size: u32,
+    /// Copies in flight.
+    pub copies: Copies,
+    /// When asynchronous copies land.
+    pub copy_mode: CopyMode,
+    /// The kernel.
+    pub kernel: *const Kernel,
+    /// Index of this warp in its block.
+    pub index: u32,
+    /// Warps of the block.
+    pub count: u32,
+    /// The block.
+    pub block: [u32; 3],
+    /// Blocks of the grid.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub threads: [u32; 3],
+    /// Launch number, `%gridid`.
+    pub launch: u64,
+    /// Multiprocessors of the device, `%nsmid`.
+    pub processors: u32,
+    /// Several workers run this launch: atomics must be host atomics.
+    pub failure: Option<Box<Failure>>,
+}
+
+impl Warp {
+    /// Records a fault of the lanes `lanes` at `op`. The handler then returns false (or its op).
+    #[cold]
+    #[inline(never)]
+    pub fn fault(&mut self, op: &Op, kind: FaultKind, lanes: u32, detail: String) -> bool {
+        self.failure = Some(Box::new(Failure { kind, site: op.loc, lanes, detail }));
+        self.raise(Event::Fault);
+        false
+    }
+
+    /// Makes the loop look at `event` when the chain returns.
+    #[inline]
+    pub fn raise(&mut self, event: Event) {
+        self.event = event;
+        self.frontier = std::ptr::null();
+    }
+
+    /// Sets `%tid` of a lane: x, y, z.
+    #[must_use]
+    pub fn thread(&self, lane: u32) -> [u32; 3] {
+        let linear = self.index * 32 + lane;
+        let [x, y, _] = self.threads;
+        [linear % x, linear / x % y, linear / (x * y)]
+    }
+}

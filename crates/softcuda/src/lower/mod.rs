@@ -1,0 +1,3 @@
+//! From PTX to ops.
+
+pub mod emit;
