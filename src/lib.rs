@@ -3,6 +3,8 @@
 //! The same binary runs its kernels on an NVIDIA GPU, or from their PTX on a software CUDA device
 //! where there is no driver.
 
+#[cfg(feature = "cli")]
+pub mod cli;
 #[expect(unsafe_code, reason = "calls the CUDA driver")]
 pub mod device;
 #[expect(unsafe_code, reason = "launches kernels after checking shapes")]

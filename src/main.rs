@@ -1,1 +1,7 @@
-fn main() {}
+//! The `qwen2vl` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qwen2vl::cli::main()
+}

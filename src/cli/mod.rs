@@ -1,0 +1,100 @@
+//! The command line: arguments, dispatch, exit codes. One file for each command; `output` alone
+//! prints.
+
+mod doctor;
+mod error;
+mod output;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use error::CliError;
+pub(crate) use output::Output;
+
+use crate::{device::DeviceChoice, settings};
+
+/// Qwen2-VL on hand-written CUDA kernels, with or without a GPU.
+#[derive(Debug, Parser)]
+#[command(name = "qwen2vl", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say which driver, device and kernels would be used, and why
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+struct Common {
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: When,
+    /// When to show progress on standard error
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    progress: When,
+    /// Say nothing but the result and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+/// When to do something that only people want.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    /// If the stream is a terminal
+    Auto,
+    Always,
+    Never,
+}
+
+/// The device flag of commands that run kernels.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceArgs {
+    /// auto, cuda, cuda:N or software [env: QWEN2VL_DEVICE]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
+}
+
+impl DeviceArgs {
+    /// The flag, else the environment, else `auto`.
+    pub(crate) fn choice(&self) -> Result<DeviceChoice, CliError> {
+        match (self.device, settings::text(settings::DEVICE)) {
+            (Some(choice), _) => Ok(choice),
+            (None, Some(text)) => Ok(text.parse()?),
+            (None, None) => Ok(DeviceChoice::Auto),
+        }
+    }
+}
+
+/// The checkpoint argument.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Folder of the checkpoint: config.json, *.safetensors, tokenizer files
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
+    let mut out = Output::new(&cli.common);
+    let done = match cli.command {
+        Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
+    };
+    match done.and_then(|code| out.flush().map(|()| code)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => out.fail(&error),
+    }
+}
