@@ -1,1 +1,242 @@
-//! Placeholder.
+//! Pictures: encoded bytes to resized frames and patch rows (docs/spec.md, section 3).
+//!
+//! The path of one picture is [`source`] (path, bytes, `data:` URL) to [`decode()`] (RGB8, turned as
+//! its EXIF says) to [`smart_resize()`] (the size that the pixel budget allows) to [`Filter`]'s
+//! resize to [`Frames`] (what the device reads) and, where asked, patch rows as the reference's
+//! processor gives them. Nothing here knows of prompts, tokens or devices. Every byte that comes in
+//! is hostile: sizes are checked on declared values before memory is taken.
+
+mod decode;
+mod gif;
+mod jpeg;
+mod limits;
+mod normalize;
+mod patches;
+mod preprocessor;
+mod resize;
+mod resize_pillow;
+mod smart_resize;
+mod source;
+
+use std::path::PathBuf;
+
+pub use decode::{Format, decode, probe};
+pub use limits::Limits;
+pub use normalize::Normalization;
+pub use patches::{Frames, PATCH_ROW_PITCH, patch_rows};
+pub use preprocessor::{Prepared, Preprocessor, Resizer};
+pub use resize::Filter;
+pub use smart_resize::{PixelBudget, smart_resize};
+pub use source::Source;
+
+/// Height and width in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Size {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Size {
+    /// `height * width`; `None` on overflow.
+    pub fn pixels(self) -> Option<usize> {
+        self.height.checked_mul(self.width)
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.height, self.width)
+    }
+}
+
+/// A decoded picture: rows of red, green, blue bytes, `[height, width, 3]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rgb8 {
+    size: Size,
+    data: Vec<u8>,
+}
+
+impl Rgb8 {
+    /// A picture from its bytes, `[height, width, 3]`, nothing between rows.
+    ///
+    /// # Errors
+    /// [`MediaError::Empty`] without pixels, [`MediaError::Length`] where `data` is no such array.
+    pub fn new(size: Size, data: Vec<u8>) -> Result<Self, MediaError> {
+        if size.height == 0 || size.width == 0 {
+            return Err(MediaError::Empty { size });
+        }
+        let expected = size.pixels().and_then(|pixels| pixels.checked_mul(3));
+        if expected != Some(data.len()) {
+            return Err(MediaError::Length { size, bytes: data.len() });
+        }
+        Ok(Self { size, data })
+    }
+
+    /// Height and width.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// `[height, width, 3]`.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// What can be wrong with a picture, its source, or the settings of the processor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MediaError {
+    /// A file that cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A picture on another machine.
+    #[error("network sources are disabled: {url} is not fetched; give a path or a data: URL")]
+    NetworkDisabled {
+        /// The address, shortened.
+        url: String,
+    },
+    /// A source that is neither a file nor base64.
+    #[error(
+        "incorrect image source {found:?}: neither a file that exists, nor a data: URL, nor base64"
+    )]
+    Source {
+        /// Its beginning.
+        found: String,
+    },
+    /// Bytes of no known picture format.
+    #[error("unknown picture format: {bytes} bytes that begin with {start:02x?}")]
+    UnknownFormat {
+        /// Length of the file.
+        bytes: usize,
+        /// Its first bytes.
+        start: Vec<u8>,
+    },
+    /// A picture that its decoder refuses: truncated, corrupt.
+    #[error("cannot decode {format}")]
+    Decode {
+        /// By its first bytes.
+        format: Format,
+        /// What the decoder says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A form of a known format that is not built.
+    #[error("unsupported {format}: {what}")]
+    UnsupportedFormat {
+        /// By its first bytes.
+        format: Format,
+        /// What it uses.
+        what: &'static str,
+    },
+    /// More than [`Limits`] allows.
+    #[error("{limit}: {got} is over the limit of {max}")]
+    Limit {
+        /// Name of the limit.
+        limit: &'static str,
+        /// What was asked for.
+        got: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// A picture without pixels.
+    #[error("empty image of {size}")]
+    Empty {
+        /// As declared.
+        size: Size,
+    },
+    /// Raw pixels of another number than the size says.
+    #[error("{bytes} bytes are no RGB picture of {size}")]
+    Length {
+        /// As declared.
+        size: Size,
+        /// As given.
+        bytes: usize,
+    },
+    /// Sides whose ratio the reference refuses.
+    #[error("absolute aspect ratio must be smaller than 200, got {} for {size}", ratio(*size))]
+    AspectRatio {
+        /// Before the resize.
+        size: Size,
+    },
+    /// A pixel budget that leaves nothing of the picture.
+    #[error("a picture of {size} becomes empty at min_pixels {min}: raise min_pixels")]
+    ResizedToNothing {
+        /// Before the resize.
+        size: Size,
+        /// Least pixels.
+        min: u64,
+    },
+    /// min_pixels above max_pixels.
+    #[error("min_pixels {min} is above max_pixels {max}")]
+    Budget {
+        /// Least pixels.
+        min: u64,
+        /// Most pixels.
+        max: u64,
+    },
+    /// A picture that is not resized and does not fall into whole merged patches.
+    #[error("image size {size} is not a multiple of {factor}, and do_resize is false")]
+    NotAMultiple {
+        /// The picture.
+        size: Size,
+        /// patch_size times merge_size.
+        factor: usize,
+    },
+    /// A frame sequence with frames of more than one size.
+    #[error("frame {frame} is {found}, the first is {expected}")]
+    FrameSize {
+        /// Index of the frame.
+        frame: usize,
+        /// Its size.
+        found: Size,
+        /// Size of frame 0.
+        expected: Size,
+    },
+    /// A filter that the chosen resizer lacks.
+    #[error("the torchvision resizer has no filter {filter}: use --resize pillow")]
+    Filter {
+        /// As Pillow names it.
+        filter: Filter,
+    },
+    /// preprocessor_config.json that is not an object of JSON.
+    #[error("preprocessor_config.json is not a JSON object")]
+    ConfigJson {
+        /// What the parser says; none where the document is another kind of value.
+        #[source]
+        source: Option<serde_json::Error>,
+    },
+    /// A setting with a value outside of its domain.
+    #[error("preprocessor_config.json: {key} is {found}, expected {expected}")]
+    Config {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A setting that would change the result and is not built.
+    #[error("unsupported: preprocessor_config.json has {key} = {found}; {have}")]
+    UnsupportedConfig {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What is built.
+        have: &'static str,
+    },
+}
+
+fn ratio(size: Size) -> f64 {
+    let (long, short) = (size.height.max(size.width), size.height.min(size.width));
+    long as f64 / short as f64
+}

@@ -1,0 +1,306 @@
+//! Encoded bytes to RGB8, as Pillow's `convert("RGB")` gives it (docs/spec.md, section 3.2).
+//!
+//! The kind is decided by content, never by name. Declared sizes are checked before a pixel is
+//! allocated. EXIF orientation is applied; alpha is dropped, never blended.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::fmt;
+use std::io::Cursor;
+
+use image::codecs::{bmp, gif, png, pnm, webp};
+use image::metadata::Orientation;
+use image::{ColorType, ImageDecoder};
+
+use super::gif::Backdrop;
+use super::jpeg::Jpeg;
+use super::{Limits, MediaError, Rgb8, Size};
+
+/// A picture format, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Baseline and progressive, gray, YCbCr, RGB, CMYK, YCCK.
+    Jpeg,
+    /// All kinds; of an APNG the default picture.
+    Png,
+    /// Lossy and lossless; of an animation the first frame.
+    WebP,
+    /// The first frame.
+    Gif,
+    /// Windows bitmaps.
+    Bmp,
+    /// Portable bitmaps, graymaps and pixmaps of 8 bits.
+    Pnm,
+    /// Known, not built.
+    Tiff,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::WebP => "WebP",
+            Self::Gif => "GIF",
+            Self::Bmp => "BMP",
+            Self::Pnm => "PNM",
+            Self::Tiff => "TIFF",
+        })
+    }
+}
+
+impl Format {
+    /// The format of `bytes`, none for an unknown one.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        Some(match bytes {
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Self::Png,
+            [0xff, 0xd8, 0xff, ..] => Self::Jpeg,
+            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Self::WebP,
+            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Self::Gif,
+            [b'B', b'M', ..] => Self::Bmp,
+            [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..] => Self::Pnm,
+            [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => Self::Tiff,
+            _ => return None,
+        })
+    }
+}
+
+/// Height and width that [`decode`] would give; no pixel is decoded.
+///
+/// # Errors
+/// As [`decode`], for what the header shows.
+pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Size, MediaError> {
+    let opened = Opened::new(bytes, limits)?;
+    let Size { height, width } = opened.size;
+    Ok(if swaps(opened.turn) { Size { height: width, width: height } } else { opened.size })
+}
+
+/// The picture as RGB8, turned as its EXIF says.
+///
+/// # Errors
+/// [`MediaError::UnknownFormat`], [`MediaError::UnsupportedFormat`], [`MediaError::Limit`],
+/// [`MediaError::Empty`], and [`MediaError::Decode`] for a truncated or corrupt file.
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, MediaError> {
+    let opened = Opened::new(bytes, limits)?;
+    let Opened { format, size, turn, .. } = opened;
+    let data = match opened.decoder {
+        Decoder::Jpeg(jpeg) => jpeg.rgb()?,
+        Decoder::Image(decoder) => {
+            let color = decoder.color_type();
+            let total = usize::try_from(decoder.total_bytes())
+                .map_err(|source| MediaError::Decode { format, source: Box::new(source) })?;
+            let mut data = vec![0; total];
+            decoder.read_image_boxed(&mut data).map_err(|error| failed(format, error))?;
+            let mut rgb = to_rgb(format, color, gray_16(format, bytes), &data)?;
+            if format == Format::Gif
+                && let Some(backdrop) = Backdrop::of(bytes)
+            {
+                backdrop.fill(size.width, &mut rgb);
+            }
+            rgb
+        }
+    };
+    Ok(turned(Rgb8::new(size, data)?, turn))
+}
+
+/// A picture whose header is read and within the limits.
+struct Opened<'a> {
+    format: Format,
+    size: Size,
+    turn: Orientation,
+    decoder: Decoder<'a>,
+}
+
+enum Decoder<'a> {
+    Jpeg(Jpeg<'a>),
+    Image(Box<dyn ImageDecoder + 'a>),
+}
+
+impl<'a> Opened<'a> {
+    fn new(bytes: &'a [u8], limits: &Limits) -> Result<Self, MediaError> {
+        limits.check_encoded(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
+        let Some(format) = Format::of(bytes) else {
+            let start = bytes.iter().take(8).copied().collect();
+            return Err(MediaError::UnknownFormat { bytes: bytes.len(), start });
+        };
+        let reader = Cursor::new(bytes);
+        let decoder: Result<Box<dyn ImageDecoder>, image::ImageError> = match format {
+            Format::Jpeg => {
+                let jpeg = Jpeg::new(bytes, limits)?;
+                limits.check_size(jpeg.size())?;
+                let (size, turn) = (jpeg.size(), orientation(jpeg.exif()));
+                return Ok(Self { format, size, turn, decoder: Decoder::Jpeg(jpeg) });
+            }
+            Format::Tiff => {
+                let what = "the format is not built; convert the picture to PNG";
+                return Err(MediaError::UnsupportedFormat { format, what });
+            }
+            Format::Png => png::PngDecoder::new(reader).map(|png| Box::new(png) as _),
+            Format::WebP => webp::WebPDecoder::new(reader).map(|webp| Box::new(webp) as _),
+            Format::Gif => gif::GifDecoder::new(reader).map(|gif| Box::new(gif) as _),
+            Format::Bmp => bmp::BmpDecoder::new(reader).map(|bmp| Box::new(bmp) as _),
+            Format::Pnm => pnm::PnmDecoder::new(reader).map(|pnm| Box::new(pnm) as _),
+        };
+        let mut decoder = decoder.map_err(|error| failed(format, error))?;
+        let side = |side: u32| usize::try_from(side).unwrap_or(usize::MAX);
+        let (width, height) = decoder.dimensions();
+        let size = Size { height: side(height), width: side(width) };
+        limits.check_size(size)?;
+        // What a decoder may take beside the picture itself: its own copy, at 8 bytes a pixel.
+        let mut allowed = image::Limits::no_limits();
+        allowed.max_alloc = Some(limits.pixels.saturating_mul(16));
+        decoder.set_limits(allowed).map_err(|error| failed(format, error))?;
+        let exif = decoder.exif_metadata().map_err(|error| failed(format, error))?;
+        let turn = orientation(exif.as_deref());
+        Ok(Self { format, size, turn, decoder: Decoder::Image(decoder) })
+    }
+}
+
+/// Unreadable EXIF is none, as in the reference.
+fn orientation(exif: Option<&[u8]>) -> Orientation {
+    let tiff = exif.map(|exif| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
+    tiff.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
+}
+
+fn swaps(turn: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(turn, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+/// Whether the file is a gray PNG of 16 bits, which Pillow clamps instead of scaling.
+fn gray_16(format: Format, bytes: &[u8]) -> bool {
+    const DEPTH_AND_KIND: usize = 24; // of IHDR, after the signature, its length and its sides
+    format == Format::Png
+        && bytes.get(DEPTH_AND_KIND..).is_some_and(|rest| rest.starts_with(&[16, 0]))
+}
+
+/// The decoder's samples as RGB8.
+fn to_rgb(
+    format: Format,
+    color: ColorType,
+    gray_16: bool,
+    data: &[u8],
+) -> Result<Vec<u8>, MediaError> {
+    let wide = |sample: &[u8]| match sample {
+        &[a, b] => u16::from_ne_bytes([a, b]),
+        _ => 0,
+    };
+    let clamped = |sample: &[u8]| u8::try_from(wide(sample)).unwrap_or(u8::MAX);
+    let high = |sample: &[u8]| wide(sample).to_be_bytes()[0];
+    let gray = |value: u8| [value; 3];
+    let rgb = match color {
+        ColorType::L8 => data.iter().copied().flat_map(gray).collect(),
+        ColorType::La8 => data.iter().step_by(2).copied().flat_map(gray).collect(),
+        ColorType::Rgb8 => data.to_vec(),
+        ColorType::Rgba8 => {
+            data.as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect()
+        }
+        _ if format != Format::Png => {
+            let what = "samples of more than 8 bits; convert the picture to 8 bits or to PNG";
+            return Err(MediaError::UnsupportedFormat { format, what });
+        }
+        // With a transparent value the decoder adds alpha to such a picture.
+        ColorType::L16 if gray_16 => data.chunks(2).map(clamped).flat_map(gray).collect(),
+        ColorType::La16 if gray_16 => {
+            data.chunks(2).step_by(2).map(clamped).flat_map(gray).collect()
+        }
+        ColorType::L16 => data.chunks(2).map(high).flat_map(gray).collect(),
+        ColorType::La16 => data.chunks(2).step_by(2).map(high).flat_map(gray).collect(),
+        ColorType::Rgb16 => data.chunks(2).map(high).collect(),
+        ColorType::Rgba16 => data.chunks(8).flat_map(|p| p.chunks(2).take(3).map(high)).collect(),
+        _ => {
+            let what = "this kind of samples";
+            return Err(MediaError::UnsupportedFormat { format, what });
+        }
+    };
+    Ok(rgb)
+}
+
+/// The picture turned: output pixel (y, x) comes from where the orientation says.
+fn turned(picture: Rgb8, turn: Orientation) -> Rgb8 {
+    use Orientation::{
+        FlipHorizontal, FlipVertical, NoTransforms, Rotate90, Rotate90FlipH, Rotate180, Rotate270,
+        Rotate270FlipH,
+    };
+    if turn == NoTransforms {
+        return picture;
+    }
+    let Size { height, width } = picture.size();
+    let (pixels, _) = picture.data().as_chunks::<3>();
+    let rows: Vec<&[[u8; 3]]> = pixels.chunks(width).collect();
+    // Whether source columns, taken right to left, or source rows, taken bottom up, come first.
+    let (columns_reversed, rows_reversed) = match turn {
+        NoTransforms | Rotate90FlipH => (false, false),
+        FlipHorizontal | Rotate270 => (true, false),
+        FlipVertical | Rotate90 => (false, true),
+        Rotate180 | Rotate270FlipH => (true, true),
+    };
+    let order = |length: usize, reversed: bool| -> Vec<usize> {
+        if reversed { (0..length).rev().collect() } else { (0..length).collect() }
+    };
+    let (ys, xs) = (order(height, rows_reversed), order(width, columns_reversed));
+    let pixel = |y: &usize, x: &usize| rows.get(*y).and_then(|row| row.get(*x)).copied();
+    let (size, data) = if swaps(turn) {
+        let of_column = |x| ys.iter().filter_map(move |y| pixel(y, x)).flatten();
+        (Size { height: width, width: height }, xs.iter().flat_map(of_column).collect())
+    } else {
+        let of_row = |y| xs.iter().filter_map(move |x| pixel(y, x)).flatten();
+        (Size { height, width }, ys.iter().flat_map(of_row).collect())
+    };
+    Rgb8 { size, data }
+}
+
+fn failed(format: Format, error: image::ImageError) -> MediaError {
+    MediaError::Decode { format, source: Box::new(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (orientation, rows after the turn of [[1 2 3] [4 5 6]])
+    const TURNS: &[(u8, &[&[u8]])] = &[
+        (1, &[&[1, 2, 3], &[4, 5, 6]]),
+        (2, &[&[3, 2, 1], &[6, 5, 4]]),
+        (3, &[&[6, 5, 4], &[3, 2, 1]]),
+        (4, &[&[4, 5, 6], &[1, 2, 3]]),
+        (5, &[&[1, 4], &[2, 5], &[3, 6]]),
+        (6, &[&[4, 1], &[5, 2], &[6, 3]]),
+        (7, &[&[6, 3], &[5, 2], &[4, 1]]),
+        (8, &[&[3, 6], &[2, 5], &[1, 4]]),
+    ];
+
+    #[test]
+    fn all_eight_orientations() {
+        for (number, rows) in TURNS {
+            let data = (1..=6).flat_map(|v| [v; 3]).collect();
+            let picture = Rgb8::new(Size { height: 2, width: 3 }, data).unwrap();
+            let out = turned(picture, Orientation::from_exif(*number).unwrap());
+            let size = Size { height: rows.len(), width: rows[0].len() };
+            let expected: Vec<u8> =
+                rows.iter().flat_map(|row| row.iter()).flat_map(|v| [*v; 3]).collect();
+            assert_eq!(
+                (out.size(), out.data()),
+                (size, expected.as_slice()),
+                "orientation {number}"
+            );
+        }
+    }
+
+    #[test]
+    fn gray_of_16_bits_is_clamped_and_colour_keeps_its_high_byte() {
+        let words: Vec<u8> = [0_u16, 255, 256, 1000, 65535].map(u16::to_ne_bytes).concat();
+        let rgb = |color, gray| to_rgb(Format::Png, color, gray, &words).unwrap();
+        let gray: Vec<u8> = rgb(ColorType::L16, true).into_iter().step_by(3).collect();
+        assert_eq!(gray, [0, 255, 255, 255, 255]);
+        assert_eq!(rgb(ColorType::Rgb16, false), [0, 0, 1, 3, 255]);
+    }
+
+    #[test]
+    fn other_formats_are_named() {
+        let limits = Limits::default();
+        let error = decode(b"II*\0....", &limits).unwrap_err().to_string();
+        assert!(error.starts_with("unsupported TIFF"), "{error}");
+        let error = decode(b"hello", &limits).unwrap_err().to_string();
+        assert!(error.starts_with("unknown picture format: 5 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,117 @@
+//! What stands around the first frame of a GIF that does not fill its screen.
+//!
+//! Pillow fills the screen with the frame's transparent colour, without one with colour 0; the
+//! decoder of the `image` crate leaves zeros there.
+#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+
+use std::ops::Range;
+
+/// Colour of the screen, and the part of it that the first frame covers.
+pub(super) struct Backdrop {
+    color: [u8; 3],
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Backdrop {
+    /// Read from the blocks before the first frame; none where they end early.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes.get(10..)?;
+        let screen = *take(&mut rest, 3)?.first()?;
+        let global = palette(&mut rest, screen)?;
+        let mut transparent = None;
+        loop {
+            match *take(&mut rest, 1)?.first()? {
+                EXTENSION => {
+                    let label = *take(&mut rest, 1)?.first()?;
+                    loop {
+                        let length = usize::from(*take(&mut rest, 1)?.first()?);
+                        let block = take(&mut rest, length)?;
+                        if length == 0 {
+                            break;
+                        }
+                        if let (GRAPHIC_CONTROL, &[flags, _, _, index]) = (label, block) {
+                            transparent = (flags & 1 == 1).then_some(index);
+                        }
+                    }
+                }
+                IMAGE => {
+                    let &[x, x1, y, y1, w, w1, h, h1, flags] = take(&mut rest, 9)? else {
+                        return None;
+                    };
+                    let word = |low, high| usize::from(u16::from_le_bytes([low, high]));
+                    let local = palette(&mut rest, flags)?;
+                    let colors = if local.is_empty() { global } else { local };
+                    let start = usize::from(transparent.unwrap_or(0)).checked_mul(3)?;
+                    let color = colors.get(start..).and_then(|rest| rest.first_chunk::<3>());
+                    return Some(Self {
+                        color: color.copied().unwrap_or_default(),
+                        rows: word(y, y1)..word(y, y1).checked_add(word(h, h1))?,
+                        columns: word(x, x1)..word(x, x1).checked_add(word(w, w1))?,
+                    });
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// Colours what the frame leaves of `[height, width, 3]`.
+    pub(super) fn fill(&self, width: usize, rgb: &mut [u8]) {
+        let (pixels, _) = rgb.as_chunks_mut::<3>();
+        for (y, row) in pixels.chunks_mut(width.max(1)).enumerate() {
+            for (x, pixel) in row.iter_mut().enumerate() {
+                if !(self.rows.contains(&y) && self.columns.contains(&x)) {
+                    *pixel = self.color;
+                }
+            }
+        }
+    }
+}
+
+const EXTENSION: u8 = 0x21;
+const GRAPHIC_CONTROL: u8 = 0xf9;
+const IMAGE: u8 = 0x2c;
+
+fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    rest.split_off(..count)
+}
+
+/// A colour table, where the flags say that there is one.
+fn palette<'a>(rest: &mut &'a [u8], flags: u8) -> Option<&'a [u8]> {
+    const PRESENT: u8 = 0x80;
+    let entries = 2_usize << (flags & 7);
+    take(rest, if flags & PRESENT == 0 { 0 } else { entries.checked_mul(3)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A screen of 3 x 2 with the palette black, red; a frame of 1 x 1 at (1, 1).
+    fn file(transparent: bool) -> Vec<u8> {
+        let mut bytes = b"GIF89a".to_vec();
+        bytes.extend([3, 0, 2, 0, 0x80, 0, 0, 0, 0, 0, 255, 0, 0]);
+        bytes.extend([EXTENSION, GRAPHIC_CONTROL, 4, u8::from(transparent), 0, 0, 1, 0]);
+        bytes.extend([IMAGE, 1, 0, 1, 0, 1, 0, 1, 0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn the_screen_has_the_transparent_colour_or_colour_0() {
+        for (transparent, color) in [(true, [255, 0, 0]), (false, [0, 0, 0])] {
+            let mut rgb = vec![7; 3 * 2 * 3];
+            Backdrop::of(&file(transparent)).unwrap().fill(3, &mut rgb);
+            let (pixels, _) = rgb.as_chunks::<3>();
+            assert_eq!(pixels[4], [7; 3], "the frame stays");
+            assert!(pixels.iter().enumerate().all(|(i, p)| i == 4 || *p == color), "{transparent}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_ends_early_has_none() {
+        let whole = file(true);
+        for length in 0..whole.len() {
+            assert!(Backdrop::of(&whole[..length]).is_none(), "{length} bytes");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! How much a stranger's picture may cost.
+
+use super::{MediaError, Size};
+
+/// Limits on one picture, checked on declared sizes before memory is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the encoded picture.
+    pub encoded_bytes: u64,
+    /// Width times height of the decoded picture.
+    pub pixels: u64,
+    /// Either side of the decoded picture.
+    pub side: u64,
+    /// Scans of a progressive JPEG.
+    pub jpeg_scans: usize,
+}
+
+/// The command line's and the library's: 256 MiB, twice Pillow's bomb threshold, 65,535, 1,000.
+impl Default for Limits {
+    fn default() -> Self {
+        Self { encoded_bytes: 256 << 20, pixels: 178_956_970, side: 65_535, jpeg_scans: 1_000 }
+    }
+}
+
+impl Limits {
+    /// Refuses an encoded picture of too many bytes.
+    pub(crate) fn check_encoded(&self, bytes: u64) -> Result<(), MediaError> {
+        check("encoded picture in bytes", bytes, self.encoded_bytes)
+    }
+
+    /// Refuses a decoded size that is empty or too large.
+    pub(crate) fn check_size(&self, size: Size) -> Result<(), MediaError> {
+        if size.height == 0 || size.width == 0 {
+            return Err(MediaError::Empty { size });
+        }
+        check("side of a picture in pixels", wide(size.height.max(size.width)), self.side)?;
+        check("decoded picture in pixels", size.pixels().map_or(u64::MAX, wide), self.pixels)
+    }
+}
+
+fn wide(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+fn check(limit: &'static str, got: u64, max: u64) -> Result<(), MediaError> {
+    if got > max { Err(MediaError::Limit { limit, got, max }) } else { Ok(()) }
+}
