@@ -236,6 +236,23 @@ pub enum MediaError {
     },
 }
 
+impl MediaError {
+    /// Stable name of the kind of error: `io`, `invalid_request`, `limit_exceeded`, `unsupported`,
+    /// `checkpoint_invalid` or `media_invalid`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::NetworkDisabled { .. } | Self::Budget { .. } | Self::Filter { .. } => {
+                "invalid_request"
+            }
+            Self::Limit { .. } => "limit_exceeded",
+            Self::UnsupportedFormat { .. } | Self::UnsupportedConfig { .. } => "unsupported",
+            Self::ConfigJson { .. } | Self::Config { .. } => "checkpoint_invalid",
+            _ => "media_invalid",
+        }
+    }
+}
+
 fn ratio(size: Size) -> f64 {
     let (long, short) = (size.height.max(size.width), size.height.min(size.width));
     long as f64 / short as f64

@@ -326,7 +326,8 @@ mod tests {
 
     #[test]
     fn each_limit_overrides_the_one_before_it() {
-        let budget = |json| read(json).map(|read| (read.budget.min, read.budget.max)).unwrap();
+        let budget =
+            |json: &str| read(json).map(|read| (read.budget.min, read.budget.max)).unwrap();
         assert_eq!(budget("{}"), (3136, 1_003_520));
         let size = r#"{"size": {"shortest_edge": 10, "longest_edge": 20}, "min_pixels": null"#;
         assert_eq!(budget(&format!("{size}}}")), (10, 20));
