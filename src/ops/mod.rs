@@ -5,7 +5,14 @@
 use crate::device::DeviceError;
 use crate::units::Bytes;
 
+pub mod embed;
+pub mod gemm;
+pub mod gemv;
 pub(crate) mod params;
+pub mod patch_embed;
+pub mod rms_norm;
+pub mod sample;
+pub mod silu_mul;
 
 /// Why a launch was refused or failed.
 #[derive(Debug, thiserror::Error)]
