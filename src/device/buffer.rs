@@ -110,6 +110,20 @@ impl<'a, T: Element> View<'a, T> {
     }
 }
 
+impl<'a> View<'a, u8> {
+    /// The same bytes as elements of another type.
+    ///
+    /// # Errors
+    /// [`DeviceError::Length`] if they are no whole number of elements.
+    pub fn cast<T: Element>(self) -> Result<View<'a, T>, DeviceError> {
+        let len = self.len / size_of::<T>();
+        if len * size_of::<T>() != self.len {
+            return Err(DeviceError::Length { from: self.len, to: len });
+        }
+        Ok(View { address: self.address, len, owner: PhantomData })
+    }
+}
+
 /// Device memory borrowed for writing; starts on a 16-byte boundary.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
@@ -223,7 +237,7 @@ impl Device {
             .map_err(driver("cuMemcpyHtoDAsync"))
     }
 
-    /// Copies pinned bytes over `to` in stream order; `host` must stay as it is until the stream
+    /// Copies the first bytes of pinned memory over `to` in stream order; `host` must stay as it is until the stream
     /// has passed the copy, which [`Device::synchronize`] and [`Device::read`] wait for.
     ///
     /// # Errors
@@ -232,11 +246,25 @@ impl Device {
         &self,
         to: ViewMut<'_, u8>,
         host: &PinnedBuffer,
-        len: usize,
     ) -> Result<(), DeviceError> {
-        let bytes = host.bytes()?.get(..len);
-        let bytes = bytes.ok_or(DeviceError::Length { from: host.len(), to: len })?;
+        let bytes = host.bytes()?.get(..to.len());
+        let bytes = bytes.ok_or(DeviceError::Length { from: host.len(), to: to.len() })?;
         self.write(to, bytes)
+    }
+
+    /// Sets every byte of `to` to zero, in stream order.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`].
+    pub fn clear<T: Element>(&self, to: ViewMut<'_, T>) -> Result<(), DeviceError> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        let (bytes, stream) = (to.len() * size_of::<T>(), self.stream.cu_stream());
+        // SAFETY: `to` borrows live memory of `bytes` bytes.
+        unsafe { cudarc::driver::result::memset_d8_async(to.address, 0, bytes, stream) }
+            .map_err(driver("cuMemsetD8Async"))
     }
 
     /// Copies `from` to the host and waits for it, and so for all work queued before.
@@ -357,7 +385,7 @@ impl PinnedBuffer {
 }
 
 /// The bytes of plain elements.
-fn as_bytes<T: Element>(host: &[T]) -> &[u8] {
+pub fn as_bytes<T: Element>(host: &[T]) -> &[u8] {
     // SAFETY: an element has no padding.
     unsafe { slice::from_raw_parts(host.as_ptr().cast::<u8>(), size_of_val(host)) }
 }
