@@ -7,6 +7,7 @@
 pub mod cli;
 #[expect(unsafe_code, reason = "calls the CUDA driver")]
 pub mod device;
+pub mod engine;
 pub mod media;
 pub mod model;
 #[expect(unsafe_code, reason = "launches kernels after checking shapes")]

@@ -98,7 +98,10 @@ mod tests {
             (Sampling { temperature: Some(0.0), ..Sampling::default() }, "temperature"),
             (Sampling { temperature: Some(f32::NAN), ..Sampling::default() }, "temperature"),
             (Sampling { top_p: Some(1.5), ..Sampling::default() }, "top_p"),
-            (Sampling { repetition_penalty: Some(-1.0), ..Sampling::default() }, "repetition_penalty"),
+            (
+                Sampling { repetition_penalty: Some(-1.0), ..Sampling::default() },
+                "repetition_penalty",
+            ),
             (
                 Sampling { repetition_penalty: Some(f32::INFINITY), ..Sampling::default() },
                 "repetition_penalty",
