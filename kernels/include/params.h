@@ -5,6 +5,80 @@
 #pragma once
 #include <stdint.h>
 
+// kernels/include/pages.cuh, kernels/include/attn.cuh
+// P: tokens in a page, which is the key tile of the attention kernels too (N2).
+enum { PAGE_TOKENS = 64 };
+
+// Where the keys and values of one layer lie in the pool [page][L][2][G][P][D], in elements.
+typedef struct KvStrides {
+  int64_t page;    // from a page to the next: L * 2 * G * P * D
+  int64_t layer;   // from the start of a page to the layer of the launch
+  int64_t values;  // from a layer's keys to its values: G * P * D
+  int64_t head;    // from a head to the next: P * D
+} KvStrides;
+
+// Work of one block of an attention kernel; seq -1 is no work.
+typedef struct WorkItem {
+  int32_t seq;     // sequence of the step, or frame
+  int32_t tile;    // query tile (vision, prefill) or key segment (decode)
+  int32_t kv_len;  // keys of the sequence, those of this step included
+  int32_t pad;
+} WorkItem;
+
+// kernels/attn_decode.cu
+// Block size; keys in a segment (N2); query heads that a block serves.
+enum { ATTN_DECODE_THREADS = 128, ATTN_DECODE_SEGMENT = 256, ATTN_DECODE_HEADS = 8 };
+// Rows of D elements in dynamic shared memory: two stages of keys and values.
+enum { ATTN_DECODE_SHARED_ROWS = 2 * 2 * PAGE_TOKENS };
+typedef struct AttnDecodeParams {
+  const void *q, *pool;        // [T, ld_q]; pages
+  const int32_t* cu_rows;      // [B + 1], first row of each sequence
+  const int32_t* page_table;   // [B, ld_pages]
+  const WorkItem* work;        // one for each block of grid x
+  void* o;                     // [T, ld_o]
+  float *part, *part_ml;       // [B, H, max_segments, D]; [B, H, max_segments, 2]
+  uint32_t* counter;           // [B, grid y], zero before and after a launch
+  int64_t ld_q, ld_o;
+  KvStrides kv;
+  int32_t H, G, ld_pages, max_segments;
+  int32_t window;              // keys that a row sees, itself included; INT32_MAX: all
+  float scale_log2;            // log2(e) / sqrt(D)
+} AttnDecodeParams;
+
+// kernels/attn_prefill.cu
+// Block size; query rows of a block.
+enum { ATTN_PREFILL_THREADS = 128, ATTN_PREFILL_TILE = 64 };
+// Rows of D elements in dynamic shared memory: queries, two stages of keys and values.
+enum { ATTN_PREFILL_SHARED_ROWS = ATTN_PREFILL_TILE + 2 * 2 * PAGE_TOKENS };
+typedef struct AttnPrefillParams {
+  const void *q, *pool;        // [T, ld_q]; pages
+  const int32_t* cu_rows;      // [B + 1], first row of each sequence
+  const int32_t* page_table;   // [B, ld_pages]
+  const WorkItem* work;        // one for each block of grid x
+  void* o;                     // [T, ld_o]
+  int64_t ld_q, ld_o;
+  KvStrides kv;
+  int32_t H, G, ld_pages;
+  int32_t window;              // keys that a row sees, itself included; INT32_MAX: all
+  float scale_log2;            // log2(e) / sqrt(D)
+  int32_t pad;
+} AttnPrefillParams;
+
+// kernels/attn_vision.cu
+// Block size; query rows of a block; keys of a tile.
+enum { ATTN_VISION_THREADS = 128, ATTN_VISION_TILE = 64, ATTN_VISION_KEYS = 64 };
+// Rows of D elements in dynamic shared memory: queries, two stages of keys and values.
+enum { ATTN_VISION_SHARED_ROWS = ATTN_VISION_TILE + 2 * 2 * ATTN_VISION_KEYS };
+typedef struct AttnVisionParams {
+  const void* qkv;         // [R, ld_qkv]: queries [H, D], keys [H, D], values [H, D]
+  const int32_t* cu_rows;  // [frames + 1], first row of each frame
+  const WorkItem* work;    // one for each block of grid x
+  void* o;                 // [R, ld_o]
+  int64_t ld_qkv, ld_o;
+  int32_t H;
+  float scale_log2;        // log2(e) / sqrt(D)
+} AttnVisionParams;
+
 // kernels/embed.cu
 enum { EMBED_THREADS = 128, EMBED_ROWS = 4 };  // block size; rows of a block, one for each warp
 enum { EMBED_STATUS_RANGE = 1 };               // status bit: an id or an image row out of range
@@ -49,6 +123,57 @@ typedef struct GemmParams {
   int32_t M, N, K, epilogue;
 } GemmParams;
 
+// kernels/kv_append.cu
+enum { KV_APPEND_THREADS = 256, KV_APPEND_VEC = 8 };  // block size; elements in one access
+typedef struct KvAppendParams {
+  const void* qkv;       // [T, ld_qkv]: queries [H, D], keys [G, D], values [G, D]
+  const int32_t* slots;  // [T], page * P + place in the page; -1: skip the row
+  void* pool;            // pages
+  int64_t ld_qkv;
+  KvStrides kv;
+  int32_t T, H, G, D;
+} KvAppendParams;
+
+// kernels/kv_copy.cu
+// Block size; bytes in one access; bytes of a page that a block copies.
+enum { KV_COPY_THREADS = 256, KV_COPY_BYTES = 16, KV_COPY_BLOCK_BYTES = 65536 };
+typedef struct KvCopyPagesParams {
+  void* pool;                // pages
+  const int32_t *src, *dst;  // one page number each for each block of grid x
+  int64_t page_bytes;
+} KvCopyPagesParams;
+
+enum { KV_GATHER_THREADS = 256, KV_GATHER_VEC = 8 };  // block size; elements in one access
+typedef struct KvGatherParams {
+  const void* pool;        // pages
+  const int32_t* pages;    // [ceil(S / P)], the pages of one sequence
+  void *keys, *values;     // [S, G, D]
+  KvStrides kv;
+  int32_t S, G, D;
+  int32_t pad;
+} KvGatherParams;
+
+// kernels/layer_norm.cu
+enum { LAYER_NORM_THREADS = 256, LAYER_NORM_VEC = 8 };  // block size; elements in one access
+typedef struct LayerNormParams {
+  const void *x, *weight, *bias;  // [R, C]; [C]; [C]
+  void* y;                        // [R, C]
+  int32_t R, C;
+  float eps;
+  int32_t pad;
+} LayerNormParams;
+
+// kernels/mrope.cu
+enum { MROPE_THREADS = 256, MROPE_VEC = 8 };  // block size; elements in one access
+typedef struct MropeParams {
+  const void* table;     // [rows of the table, D / 2, 2]: cos, sin
+  const int32_t* ids;    // [3, T], rows of the table: time, height, width
+  void* qkv;             // [T, ld_qkv]: queries [H, D], keys [G, D], others
+  int64_t ld_qkv;
+  int32_t T, H, G, D;
+  int32_t time, height;  // frequencies that take the first component, the second; the rest: third
+} MropeParams;
+
 // kernels/patch_embed.cu
 enum { PATCHIFY_THREADS = 256, PATCHIFY_ROWS = 8 };  // block size; patch rows of a block
 enum { PATCHIFY_COLOURS = 3 };
@@ -74,6 +199,17 @@ typedef struct RmsNormParams {
   int32_t pad;
 } RmsNormParams;
 
+// kernels/rope_vision.cu
+enum { ROPE_VISION_THREADS = 256, ROPE_VISION_VEC = 8 };  // block size; elements in one access
+typedef struct RopeVisionParams {
+  const float* table;        // [positions, D / 4, 2]: cos, sin
+  const int32_t* positions;  // [R, 2]: row and column of each patch
+  void* qkv;                 // [R, ld_qkv]: queries [H, D], keys [H, D], others
+  int64_t ld_qkv;
+  int32_t R, H, D;
+  int32_t pad;
+} RopeVisionParams;
+
 // kernels/sample.cu
 enum { SAMPLE_THREADS = 1024 };
 enum { SAMPLE_STATUS_NOT_FINITE = 2 };  // status bit: a NaN, a +inf, or no logit above -inf
@@ -98,7 +234,7 @@ typedef struct SampleResult {
   int32_t token;    // 0 when a status bit is set
   uint32_t status;  // bits of the step's status and SAMPLE_STATUS_NOT_FINITE
   float logprob;    // of the token under the unedited logits, if asked for, else 0
-  uint32_t reserved;
+  uint32_t pad;
 } SampleResult;
 typedef struct SampleParams {
   const float* logits;             // [B, ld]

@@ -5,14 +5,26 @@
 use crate::device::DeviceError;
 use crate::units::Bytes;
 
+mod attn;
+pub mod attn_decode;
+pub mod attn_prefill;
+pub mod attn_vision;
 pub mod embed;
 pub mod gemm;
 pub mod gemv;
+mod grid;
+pub mod kv;
+pub mod kv_append;
+pub mod kv_copy;
+pub mod layer_norm;
+pub mod mrope;
 pub(crate) mod params;
 pub mod patch_embed;
 pub mod rms_norm;
+pub mod rope_vision;
 pub mod sample;
 pub mod silu_mul;
+pub mod work;
 
 /// Why a launch was refused or failed.
 #[derive(Debug, thiserror::Error)]

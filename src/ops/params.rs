@@ -28,4 +28,20 @@ macro_rules! kernel_params {
         const _: () = assert!(size_of::<$name>() <= 1024);
     )* };
 }
-kernel_params!(EmbedParams, GemmParams, PatchifyParams, RmsNormParams, SampleParams, SiluMulParams,);
+kernel_params!(
+    AttnDecodeParams,
+    AttnPrefillParams,
+    AttnVisionParams,
+    EmbedParams,
+    GemmParams,
+    KvAppendParams,
+    KvCopyPagesParams,
+    KvGatherParams,
+    LayerNormParams,
+    MropeParams,
+    PatchifyParams,
+    RmsNormParams,
+    RopeVisionParams,
+    SampleParams,
+    SiluMulParams,
+);

@@ -1,0 +1,36 @@
+//! What the attention ops share: scale, window, shared memory, head counts.
+
+use super::{OpError, check_dim, dim};
+use crate::units::Tokens;
+
+/// `log2(e) / sqrt(D)`: exp of a scaled score is exp2 of the score times this (kernels N4).
+pub(super) fn scale_log2(head_dim: usize) -> f32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the kernels take the nearest f32")]
+    let scale = (std::f64::consts::LOG2_E / (head_dim as f64).sqrt()) as f32;
+    scale
+}
+
+/// Keys that a row sees, as the kernels take it: `i32::MAX` is no limit.
+pub(super) fn window(op: &'static str, window: Option<Tokens>) -> Result<i32, OpError> {
+    let Some(Tokens(keys)) = window else { return Ok(i32::MAX) };
+    check_dim(keys > 0, op, "window", keys, "a row sees itself")?;
+    dim(op, "window", keys)
+}
+
+/// Dynamic shared memory of `rows` rows.
+pub(super) fn shared_bytes(op: &'static str, rows: u32, row_bytes: usize) -> Result<u32, OpError> {
+    let row_bytes = dim(op, "D", row_bytes)?.cast_unsigned();
+    rows.checked_mul(row_bytes).ok_or(OpError::Dim {
+        op,
+        dim: "D",
+        found: row_bytes as usize,
+        rule: "a tile passes the shared memory",
+    })
+}
+
+/// Refuses head counts that are no whole group, or do not fit a grid.
+pub(super) fn check_heads(op: &'static str, heads: usize, kv_heads: usize) -> Result<(), OpError> {
+    let whole = heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads);
+    check_dim(whole, op, "H", heads, "H must be a positive multiple of G")?;
+    check_dim(heads <= 65_535, op, "H", heads, "a grid takes at most 65535 heads")
+}
