@@ -490,6 +490,8 @@ pub struct ParseError {
     pub message: String,
     /// The text of the line.
     pub text: String,
+    /// The module's `.version` is above [`super::HIGHEST_VERSION`], which may be why.
+    pub newer_version: bool,
 }
 
 impl fmt::Display for ParseError {

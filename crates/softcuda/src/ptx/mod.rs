@@ -5,5 +5,9 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod ast;
+mod lexer;
 pub mod linetable;
+mod parser;
 pub mod types;
+
+pub use parser::{HIGHEST_VERSION, parse};

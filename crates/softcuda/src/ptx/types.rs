@@ -313,6 +313,8 @@ pub enum Special {
     ReservedSmemOffsetBegin,
     ReservedSmemOffsetEnd,
     ReservedSmemOffsetCap,
+    /// `%reserved_smem_offset_0` and `_1`.
+    ReservedSmemOffset(u8),
     CurrentGraphExec,
     /// `%envreg0` to `%envreg31`.
     Envreg(u8),
@@ -373,6 +375,8 @@ impl Special {
             "reserved_smem_offset_begin" => Self::ReservedSmemOffsetBegin,
             "reserved_smem_offset_end" => Self::ReservedSmemOffsetEnd,
             "reserved_smem_offset_cap" => Self::ReservedSmemOffsetCap,
+            "reserved_smem_offset_0" => Self::ReservedSmemOffset(0),
+            "reserved_smem_offset_1" => Self::ReservedSmemOffset(1),
             "current_graph_exec" => Self::CurrentGraphExec,
             _ => return Self::numbered(name),
         })

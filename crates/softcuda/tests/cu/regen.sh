@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Compiles the corpus to tests/ptx with the pinned nvcc. Run from anywhere; the paths in the output
+# do not name this machine.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../../../.." && pwd)
+cuda=$(cd "${QWEN2VL_CUDA_HOME:-$root/.toolchain/cuda}" && pwd -P)
+# A fixed folder: -G writes its name into the debug sections.
+work=/tmp/softcuda-corpus
+mkdir "$work"
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/kernels"
+cp "$here"/*.cu "$work/kernels"
+cd "$work"
+flags=(-std=c++17 -fmad=false -prec-div=true -prec-sqrt=true -ftz=false --ptx)
+compile() { # name suffix flags...
+  local out="$here/../ptx/$1.$2.ptx"
+  "$cuda/bin/nvcc" "${flags[@]}" "${@:3}" "kernels/$1.cu" -o "$work/out.ptx"
+  sed -e "s|$cuda|cuda|g" -e "s|$work|build|g" -e 's|"/[^"]*/include/|"include/|' "$work/out.ptx" >"$out"
+}
+for file in kernels/*.cu; do
+  name=$(basename "$file" .cu)
+  compile "$name" sm_80 -O3 -lineinfo -arch=compute_80
+  compile "$name" sm_120 -O3 -arch=compute_120
+done
+for name in control memory warp; do
+  compile "$name" debug -O0 -G -arch=compute_80
+done
