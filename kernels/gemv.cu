@@ -1,0 +1,226 @@
+// Few rows times transposed weight on tensor cores: the linear layers of decode.
+//
+// What     y[m,n] = epilogue(sum_k x[m,k] * weight[n,k]) for M <= ROWS, with the bits of gemm.cu.
+// Shapes   x [M, K], weight [N, K], bias [N] or null, y [M, N], dense, 16-byte aligned.
+//          0 < M <= ROWS, N % 8 == 0, K % 16 == 0. GEMM_RESIDUAL reads y; nothing else aliases it.
+// Mapping  Rows of weight are operand A (m16), rows of x operand B (n8): M = 1 to 8 cost the same
+//          and no row of mma is wasted on padding above 8. A block owns OUTPUTS rows of weight and
+//          all of K. Its 4 warps take groups of 256 k in turn, warp w the groups w, w + 4, ...
+//          Each warp has its own ring of S stages of STEP k, filled by its own cp.async: no barrier
+//          of the block stands in the way of the loads.
+//          Shared memory:
+//            w * S * STAGE      ring of warp w: S stages of OUTPUTS rows of STEP k of weight, then,
+//                               unless DIRECT, ROWS rows of STEP k of x; swizzled as in tile.cuh
+//            4 * S * STAGE      f32 part[2][4 warps][ROWS][OUTPUTS + 4]: sums of one group each
+//          A round is one group a warp: 256 / STEP x (wait | copy ahead | ldmatrix, mma), then
+//          parts to shared memory, one barrier, and every thread adds its elements' parts in
+//          ascending order of groups. Two sets of parts, so one barrier a round is enough.
+// Numerics N1, as gemm.cu: a group's sum is the same chain of mma (A and B swapped, which changes
+//          no bit), group sums are added ascending onto +0. Tolerance class C.
+// Floor    bytes 2*(M*K + N*K + M*N), plus 2*M*N for the residual; limited by the bytes of weight.
+
+#include "epilogue.cuh"
+#include "mma.cuh"
+#include "params.h"
+#include "tile.cuh"
+#include "warp.cuh"
+
+constexpr int WARPS = GEMV_WARPS;
+constexpr int THREADS = GEMV_THREADS;
+constexpr int MMA_K = 16;
+static_assert(THREADS == WARPS * WARP, "threads of a block");
+
+// How a warp gets x: straight into registers, or through its ring.
+enum class Operand { DIRECT, STAGED };
+
+// Both B registers of each tile of 8 rows of x, from global memory; zeros past M and K.
+template <typename E, int ROW_TILES>
+__device__ __forceinline__ void load_x(uint32_t (&r_x)[ROW_TILES][2], const GemmParams& p, int k) {
+  const int lane = threadIdx.x % WARP;
+  k += fragment_column(lane);
+#pragma unroll
+  for (int j = 0; j < ROW_TILES; ++j) {
+    const int row = 8 * j + fragment_row(lane);
+    r_x[j][0] = r_x[j][1] = 0;
+    if (row < p.M && k < p.K) {  // K % 16 == 0: both registers are inside or neither
+      const E* at = static_cast<const E*>(p.x) + int64_t(row) * p.K + k;
+      r_x[j][0] = *reinterpret_cast<const uint32_t*>(at);
+      r_x[j][1] = *reinterpret_cast<const uint32_t*>(at + 8);
+    }
+  }
+}
+
+// The same from the ring.
+template <int ROW_TILES, int CHUNKS>
+__device__ __forceinline__ void read_x(uint32_t (&r_x)[ROW_TILES][2], uint32_t s_x, int k_step) {
+  const int lane = threadIdx.x % WARP;
+  if constexpr (ROW_TILES == 1) {
+    const int chunk = 2 * k_step + ((lane >> 3) & 1);
+    ldmatrix_x2(r_x[0], s_x + swizzled<CHUNKS>(lane & 7, chunk));
+  } else {
+    const LaneAddress b = lane_of_b2(lane, k_step);
+#pragma unroll
+    for (int j = 0; j < ROW_TILES; j += 2) {
+      uint32_t r[4];
+      ldmatrix_x4(r, s_x + swizzled<CHUNKS>(8 * j + b.row, b.chunk));
+      r_x[j][0] = r[0];
+      r_x[j][1] = r[1];
+      r_x[j + 1][0] = r[2];
+      r_x[j + 1][1] = r[3];
+    }
+  }
+}
+
+template <typename E, int OUTPUTS, int ROWS, int STAGES, int STEP, Operand X>
+__device__ __forceinline__ void gemv(const GemmParams& p) {
+  constexpr int CHUNKS = STEP / CHUNK_ELEMENTS;
+  constexpr int GROUP_STEPS = GEMM_GROUP / STEP;
+  constexpr int OUTPUT_TILES = OUTPUTS / 16;
+  constexpr int ROW_TILES = ROWS / 8;
+  constexpr int WEIGHT_BYTES = OUTPUTS * STEP * int(sizeof(E));
+  constexpr int STAGE_BYTES =
+      WEIGHT_BYTES + (X == Operand::STAGED ? ROWS * STEP * int(sizeof(E)) : 0);
+  constexpr int PART_ROW = OUTPUTS + GEMV_PART_PAD;
+  constexpr int PART = ROWS * PART_ROW;  // floats of one warp's sums
+  constexpr int ITEMS = OUTPUTS * ROWS / THREADS;
+  static_assert(GEMM_GROUP % STEP == 0 && OUTPUTS * ROWS % THREADS == 0, "whole shares");
+  static_assert(ROW_TILES == 1 || ROW_TILES % 2 == 0, "ldmatrix.x4 reads two tiles of x");
+
+  extern __shared__ __align__(128) uint8_t s_ring[];
+  const int lane = threadIdx.x % WARP;
+  const int warp = threadIdx.x / WARP;
+  const uint32_t s_own = shared_address(s_ring) + warp * STAGES * STAGE_BYTES;
+  float* s_part = reinterpret_cast<float*>(s_ring + WARPS * STAGES * STAGE_BYTES);
+  const int n0 = blockIdx.x * OUTPUTS;
+  const E* x = static_cast<const E*>(p.x);
+  const E* weight = static_cast<const E*>(p.weight) + int64_t(n0) * p.K;
+
+  const int groups = (p.K + GEMM_GROUP - 1) / GEMM_GROUP;
+  const int rounds = (groups + WARPS - 1) / WARPS;
+  const int steps = rounds * GROUP_STEPS;
+  const auto k_of = [&](int step) {
+    return (step / GROUP_STEPS * WARPS + warp) * GEMM_GROUP + step % GROUP_STEPS * STEP;
+  };
+  const auto start_copies = [&](int step) {
+    const int k = k_of(step);
+    if (k >= p.K) return;  // a group that K does not reach: its stage is not read
+    const uint32_t s_stage = s_own + step % STAGES * STAGE_BYTES;
+    load_tile<E, OUTPUTS, CHUNKS, WARP>(s_stage, weight + k, p.K, p.N - n0, p.K - k, lane);
+    if constexpr (X == Operand::STAGED) {
+      load_tile<E, ROWS, CHUNKS, WARP>(s_stage + WEIGHT_BYTES, x + k, p.K, p.M, p.K - k, lane);
+    }
+  };
+
+#pragma unroll
+  for (int step = 0; step < STAGES - 1; ++step) {
+    if (step < steps) start_copies(step);
+    cp_async_commit();
+  }
+
+  float r_total[ITEMS] = {};
+  for (int round = 0; round < rounds; ++round) {
+    FragmentC r_sum[OUTPUT_TILES][ROW_TILES] = {};
+#pragma unroll
+    for (int part = 0; part < GROUP_STEPS; ++part) {
+      const int step = round * GROUP_STEPS + part;
+      cp_async_wait<STAGES - 2>();  // orders: this lane's copies of `step` before the next line
+      __syncwarp();  // orders: the warp's copies of `step` before its reads, and its reads of
+                     // step - 1 before the copies into their stage
+      if (step + STAGES - 1 < steps) start_copies(step + STAGES - 1);
+      cp_async_commit();  // empty groups too: the wait counts groups
+      const int k = k_of(step);
+      if (k >= p.K) continue;  // the same for the whole warp
+      const uint32_t s_stage = s_own + step % STAGES * STAGE_BYTES;
+#pragma unroll
+      for (int k_step = 0; k_step < STEP / MMA_K; ++k_step) {
+        uint32_t r_x[ROW_TILES][2];
+        if constexpr (X == Operand::DIRECT) {
+          load_x<E>(r_x, p, k + k_step * MMA_K);
+        } else {
+          read_x<ROW_TILES, CHUNKS>(r_x, s_stage + WEIGHT_BYTES, k_step);
+        }
+        const LaneAddress a = lane_of_a(lane, k_step);
+#pragma unroll
+        for (int i = 0; i < OUTPUT_TILES; ++i) {
+          uint32_t r_weight[4];
+          ldmatrix_x4(r_weight, s_stage + swizzled<CHUNKS>(16 * i + a.row, a.chunk));
+#pragma unroll
+          for (int j = 0; j < ROW_TILES; ++j) mma<E>(r_sum[i][j], r_weight, r_x[j][0], r_x[j][1]);
+        }
+      }
+    }
+
+    float* s_set = s_part + round % 2 * WARPS * PART;
+#pragma unroll
+    for (int i = 0; i < OUTPUT_TILES; ++i) {
+#pragma unroll
+      for (int j = 0; j < ROW_TILES; ++j) {
+#pragma unroll
+        for (int q = 0; q < 4; ++q) {
+          const int output = 16 * i + fragment_row(lane) + q / 2 * 8;
+          const int row = 8 * j + fragment_column(lane) + q % 2;
+          s_set[warp * PART + row * PART_ROW + output] = r_sum[i][j].lane[q];
+        }
+      }
+    }
+    __syncthreads();  // orders: all parts of this round before their reads; and the reads of the
+                      // round before last, of the same set, before the next round's writes
+#pragma unroll
+    for (int item = 0; item < ITEMS; ++item) {
+      const int id = threadIdx.x + item * THREADS;
+      const int at = id / OUTPUTS * PART_ROW + id % OUTPUTS;
+#pragma unroll
+      for (int w = 0; w < WARPS; ++w) {
+        if (round * WARPS + w < groups) r_total[item] += s_set[w * PART + at];
+      }
+    }
+  }
+
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item) {
+    const int id = threadIdx.x + item * THREADS;
+    const int row = id / OUTPUTS;
+    const int n = n0 + id % OUTPUTS;
+    if (row >= p.M || n >= p.N) continue;
+    const int64_t at = int64_t(row) * p.N + n;
+    const float add = p.bias == nullptr ? 0.0f : float(static_cast<const E*>(p.bias)[n]);
+    float g = activated<E>(rounded<E>(r_total[item] + add), p.epilogue);
+    if (p.epilogue == GEMM_LOGITS) {
+      static_cast<float*>(p.y)[at] = g;
+      continue;
+    }
+    E* y = static_cast<E*>(p.y);
+    if (p.epilogue == GEMM_RESIDUAL) g += float(y[at]);
+    y[at] = round_to<E>(g);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 4)
+    gemv_bf16_r16n8_direct(const __grid_constant__ GemmParams p) {
+  gemv<bf16, 16, 8, GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, Operand::DIRECT>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    gemv_bf16_r16n8(const __grid_constant__ GemmParams p) {
+  gemv<bf16, 16, 8, GEMV_R16N8_STAGES, GEMV_R16N8_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    gemv_bf16_r32n8(const __grid_constant__ GemmParams p) {
+  gemv<bf16, 32, 8, GEMV_R32N8_STAGES, GEMV_R32N8_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    gemv_bf16_r32n16(const __grid_constant__ GemmParams p) {
+  gemv<bf16, 32, 16, GEMV_R32N16_STAGES, GEMV_R32N16_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
+    gemv_bf16_r64n16(const __grid_constant__ GemmParams p) {
+  gemv<bf16, 64, 16, GEMV_R64N16_STAGES, GEMV_R64N16_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
+    gemv_bf16_r64n32(const __grid_constant__ GemmParams p) {
+  gemv<bf16, 64, 32, GEMV_R64N32_STAGES, GEMV_R64N32_STEP, Operand::STAGED>(p);
+}
