@@ -1,0 +1,15 @@
+//! The driver API, as a program sees it: through cudarc and the loader.
+#![expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "calls of C functions with the arguments that they document"
+)]
+
+#[path = "driver/support.rs"]
+mod support;
+
+#[path = "driver/device.rs"]
+mod device;
+#[path = "driver/install.rs"]
+mod install;
+#[path = "driver/memory.rs"]
+mod memory;
