@@ -1,4 +1,6 @@
 //! The PTX parser on what compilers write, on hand-written corners and on damaged text.
+#![expect(clippy::panic, reason = "helpers of tests fail by panicking")]
+#![expect(clippy::disallowed_methods, reason = "a ceiling on the time that hostile text takes")]
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

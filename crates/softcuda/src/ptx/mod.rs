@@ -5,6 +5,8 @@
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 pub mod ast;
+pub mod cubin;
+pub mod fatbin;
 mod lexer;
 pub mod linetable;
 mod parser;

@@ -26,3 +26,18 @@ done
 for name in control memory warp; do
   compile "$name" debug -O0 -G -arch=compute_80
 done
+# Containers: plain, and with the compression that nvcc chooses by itself.
+cat >kernels/image.cu <<'CU'
+extern "C" __global__ void image(float* a) {
+  __shared__ float s[300];
+  s[threadIdx.x] = a[1];
+  __syncthreads();
+  a[threadIdx.x] = s[threadIdx.x ^ 1] * 2;
+}
+CU
+fatbin() { # name flags...
+  "$cuda/bin/nvcc" -std=c++17 -O3 -fmad=false -lineinfo --fatbin "${@:2}" kernels/image.cu -o "$here/../ptx/$1.fatbin"
+}
+fatbin plain --no-compress -gencode 'arch=compute_80,code=[sm_80,compute_80]' \
+  -gencode 'arch=compute_90a,code=[sm_90a,compute_90a]' -gencode arch=compute_89,code=compute_89
+fatbin zstd -gencode 'arch=compute_80,code=[sm_80,compute_80]' --compress-mode=size
