@@ -12,6 +12,7 @@ pub mod media;
 pub mod model;
 #[expect(unsafe_code, reason = "launches kernels after checking shapes")]
 pub mod ops;
+pub mod prompt;
 pub mod reference;
 pub mod settings;
 pub mod units;

@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Prompts: conversations and their media to token ids (docs/spec.md, sections 5 and 6).
+//!
+//! A [`Conversation`] goes through the checkpoint's chat template, whose output remembers which of
+//! its pieces came from the template and which from a user; the [`Tokenizer`] turns pieces into
+//! ids so that a user's text never becomes a control token unless the caller asks for the
+//! reference's behaviour; placeholders are expanded by the grids of the pictures that they stand
+//! for, bound by position. [`Processor`] is all of that together. Nothing here knows of devices.
+
+mod detokenize;
+mod error;
+mod message;
+mod methods;
+mod placeholders;
+mod processor;
+mod template;
+mod tokenizer;
+
+pub use detokenize::Detokenizer;
+pub use error::{PromptError, Spot};
+pub use message::{Conversation, Conversations, Message, Part};
+pub use processor::{
+    Batch, ImageInput, MediaKind, ProcessOptions, Processed, Processor, PromptLimits,
+};
+pub use template::{ChatTemplate, Origin, Piece, RenderOptions};
+pub use tokenizer::{ControlText, Encoded, Tokenizer};

@@ -1,0 +1,389 @@
+//! Conversations and their JSON form (docs/spec.md, sections 5.2 and 5.3).
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::{PromptError, Spot};
+use crate::media::{Limits, MediaError, Source};
+
+/// Keys of a media part that name its source, in the order in which they count.
+const SOURCES: [&str; 5] = ["image", "url", "path", "base64", "image_url"];
+/// Keys of a media part that are no source.
+const SETTINGS: [&str; 7] =
+    ["type", "text", "detail", "min_pixels", "max_pixels", "resized_height", "resized_width"];
+
+/// Messages in order, and the folder that their paths are relative to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conversation {
+    /// Oldest first.
+    pub messages: Vec<Message>,
+    /// Paths of pictures are relative to this folder.
+    pub folder: PathBuf,
+}
+
+/// One conversation, or the list of them that makes a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conversations {
+    /// In order.
+    pub list: Vec<Conversation>,
+    /// Whether the document was a list of conversations: results are then a list too.
+    pub batch: bool,
+}
+
+/// What one side says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or another that the template knows.
+    pub role: String,
+    pub(super) content: Content,
+    /// Keys beside role and content, for templates that read them.
+    pub(super) extra: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+/// A piece of a message: text, a picture, a video.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// What the template sees.
+    pub(super) json: Map<String, Value>,
+    /// A picture that is already in memory.
+    pub(super) source: Option<Source>,
+}
+
+/// What a part is by the rules of the official template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PartKind {
+    Image,
+    Video,
+    Text,
+    Other,
+}
+
+impl Message {
+    /// A message of parts.
+    pub fn new(role: impl Into<String>, parts: impl IntoIterator<Item = Part>) -> Self {
+        let content = Content::Parts(parts.into_iter().collect());
+        Self { role: role.into(), content, extra: Map::new() }
+    }
+
+    /// A message whose content is one string.
+    pub fn text(role: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { role: role.into(), content: Content::Text(text.into()), extra: Map::new() }
+    }
+
+    /// What a person says.
+    pub fn user(parts: impl IntoIterator<Item = Part>) -> Self {
+        Self::new("user", parts)
+    }
+
+    /// The instruction above all.
+    pub fn system(text: impl Into<String>) -> Self {
+        Self::text("system", text)
+    }
+
+    /// What the model said.
+    pub fn assistant(text: impl Into<String>) -> Self {
+        Self::text("assistant", text)
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        match &self.content {
+            Content::Text(_) => &[],
+            Content::Parts(parts) => parts,
+        }
+    }
+}
+
+impl Part {
+    /// Text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { json: object(json!({ "type": "text", "text": text.into() })), source: None }
+    }
+
+    /// A picture.
+    pub fn image(source: Source) -> Self {
+        Self { json: object(json!({ "type": "image" })), source: Some(source) }
+    }
+
+    /// A picture in a file.
+    pub fn image_file(path: impl Into<PathBuf>) -> Self {
+        Self::image(Source::Path(path.into()))
+    }
+
+    /// An encoded picture.
+    pub fn image_bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::image(Source::Bytes(bytes.into()))
+    }
+
+    /// Least pixels of this picture after the resize.
+    #[must_use]
+    pub fn min_pixels(mut self, pixels: u64) -> Self {
+        self.json.insert("min_pixels".into(), pixels.into());
+        self
+    }
+
+    /// Most pixels of this picture after the resize.
+    #[must_use]
+    pub fn max_pixels(mut self, pixels: u64) -> Self {
+        self.json.insert("max_pixels".into(), pixels.into());
+        self
+    }
+
+    pub(super) fn kind(&self) -> PartKind {
+        let is = |kind: &str| self.json.get("type").is_some_and(|value| value == kind);
+        let has = |key: &str| self.json.contains_key(key);
+        if is("image") || has("image") || has("image_url") {
+            PartKind::Image
+        } else if is("video") || has("video") {
+            PartKind::Video
+        } else if has("text") {
+            PartKind::Text
+        } else {
+            PartKind::Other
+        }
+    }
+
+    /// The picture of an image part.
+    pub(super) fn picture(
+        &self,
+        folder: &Path,
+        spot: Spot,
+        limits: &Limits,
+    ) -> Result<Picture, PromptError> {
+        for key in self.json.keys() {
+            let known = || SOURCES.into_iter().chain(SETTINGS);
+            if !known().any(|name| name == key) {
+                let near = known().min_by_key(|name| distance(name, key));
+                let near = near.filter(|name| distance(name, key) <= key.len().div_ceil(2));
+                return Err(PromptError::UnknownKey { spot, key: key.clone(), near });
+            }
+        }
+        for key in ["resized_height", "resized_width"] {
+            if self.json.contains_key(key) {
+                let what = "resized_height and resized_width; use min_pixels and max_pixels";
+                return Err(PromptError::Unsupported { spot, what });
+            }
+        }
+        let source = match &self.source {
+            Some(source) => source.clone(),
+            None => Source::from_text(self.source_text(spot)?, folder, limits)
+                .map_err(|source| PromptError::Media { spot, source })?,
+        };
+        let (min_pixels, max_pixels) =
+            (self.pixels("min_pixels", spot)?, self.pixels("max_pixels", spot)?);
+        Ok(Picture { source, min_pixels, max_pixels })
+    }
+
+    /// The first source key counts.
+    fn source_text(&self, spot: Spot) -> Result<&str, PromptError> {
+        let present = SOURCES.into_iter().find_map(|key| Some((key, self.json.get(key)?)));
+        let Some((key, value)) = present else {
+            let problem = "an image part needs one of image, url, path, base64, image_url";
+            return Err(PromptError::Message { spot, problem });
+        };
+        let value = value.get("url").unwrap_or(value);
+        let expected = "a path, a data: URL or base64, as a string";
+        value.as_str().ok_or_else(|| wrong(spot, key, value, expected))
+    }
+
+    fn pixels(&self, key: &'static str, spot: Spot) -> Result<Option<u64>, PromptError> {
+        let inner = self.json.get("image_url").and_then(|url| url.get(key));
+        let Some(value) = self.json.get(key).or(inner).filter(|value| !value.is_null()) else {
+            return Ok(None);
+        };
+        let pixels = value.as_u64().filter(|pixels| *pixels > 0);
+        pixels.map(Some).ok_or_else(|| wrong(spot, key, value, "a whole number of pixels from 1"))
+    }
+}
+
+/// A picture as a part asks for it.
+pub(super) struct Picture {
+    pub(super) source: Source,
+    pub(super) min_pixels: Option<u64>,
+    pub(super) max_pixels: Option<u64>,
+}
+
+impl Conversation {
+    /// Messages whose paths are relative to the working folder.
+    pub fn new(messages: impl IntoIterator<Item = Message>) -> Self {
+        Self { messages: messages.into_iter().collect(), folder: PathBuf::new() }
+    }
+}
+
+impl Conversations {
+    /// Reads the reference's format: a list of `{role, content}`, or a list of such lists.
+    ///
+    /// # Errors
+    /// [`PromptError::Json`], [`PromptError::Empty`], and [`PromptError::Message`] for another
+    /// shape.
+    pub fn from_json(bytes: &[u8], folder: &Path) -> Result<Self, PromptError> {
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|source| PromptError::Json { source })?;
+        let problem = "a conversation is a list of {role, content}";
+        let Value::Array(list) = value else {
+            return Err(PromptError::Message { spot: Spot::default(), problem });
+        };
+        let batch = list.first().is_some_and(Value::is_array);
+        let conversations = if batch { list } else { vec![Value::Array(list)] };
+        let read = |(index, value): (usize, Value)| match value {
+            Value::Array(messages) => conversation(messages, index, folder),
+            _ => {
+                let spot = Spot { conversation: index, ..Spot::default() };
+                Err(PromptError::Message { spot, problem })
+            }
+        };
+        let list = conversations.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { list, batch })
+    }
+}
+
+fn conversation(
+    messages: Vec<Value>,
+    index: usize,
+    folder: &Path,
+) -> Result<Conversation, PromptError> {
+    if messages.is_empty() {
+        return Err(PromptError::Empty);
+    }
+    let read =
+        |(message, value)| read_message(value, Spot { conversation: index, message, part: None });
+    let messages = messages.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    Ok(Conversation { messages, folder: folder.to_owned() })
+}
+
+fn read_message(value: Value, spot: Spot) -> Result<Message, PromptError> {
+    let problem = |problem| PromptError::Message { spot, problem };
+    let Value::Object(mut map) = value else {
+        return Err(problem("a message is an object with role and content"));
+    };
+    let Some(Value::String(role)) = map.shift_remove("role") else {
+        return Err(problem("a message needs a role, as a string"));
+    };
+    let content = match map.shift_remove("content") {
+        Some(Value::String(text)) => Content::Text(text),
+        Some(Value::Array(parts)) => {
+            let read = |(part, value)| read_part(value, Spot { part: Some(part), ..spot });
+            Content::Parts(parts.into_iter().enumerate().map(read).collect::<Result<_, _>>()?)
+        }
+        _ => return Err(problem("a message needs content: a string or a list of parts")),
+    };
+    Ok(Message { role, content, extra: map })
+}
+
+fn read_part(value: Value, spot: Spot) -> Result<Part, PromptError> {
+    let problem = |problem| PromptError::Message { spot, problem };
+    let Value::Object(json) = value else {
+        return Err(problem("a part is an object with a type"));
+    };
+    let part = Part { json, source: None };
+    if part.kind() == PartKind::Text && !part.json["text"].is_string() {
+        return Err(problem("the text of a part must be a string"));
+    }
+    Ok(part)
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(map) = value { map } else { Map::new() }
+}
+
+fn wrong(spot: Spot, key: &'static str, value: &Value, expected: &'static str) -> PromptError {
+    const SHOWN: usize = 60;
+    let found = value.to_string().chars().take(SHOWN).collect();
+    PromptError::Value { spot, key, found, expected }
+}
+
+/// Edit distance, to name the key that was meant.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, left) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, right) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+/// Media of a conversation that cannot be read carry their place.
+pub(super) fn at(spot: Spot) -> impl Fn(MediaError) -> PromptError {
+    move |source| PromptError::Media { spot, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<Conversations, PromptError> {
+        Conversations::from_json(json.as_bytes(), Path::new("/x"))
+    }
+
+    /// (document, message)
+    const BROKEN: &[(&str, &str)] = &[
+        ("[", "the conversation is not valid JSON"),
+        ("{}", "message 0: a conversation is a list of {role, content}"),
+        ("[]", "the conversation has no messages"),
+        ("[[]]", "the conversation has no messages"),
+        ("[3]", "message 0: a message is an object with role and content"),
+        (r#"[{"content": "a"}]"#, "message 0: a message needs a role, as a string"),
+        (
+            r#"[{"role": "user", "content": "a"}, {"role": "user", "content": null}]"#,
+            "message 1: a message needs content: a string or a list of parts",
+        ),
+        (
+            r#"[{"role": "user", "content": ["a"]}]"#,
+            "message 0, part 0: a part is an object with a type",
+        ),
+        (
+            r#"[[{"role": "u", "content": "a"}], [{"role": "u", "content": [{"text": 3}]}]]"#,
+            "conversation 1, message 0, part 0: the text of a part must be a string",
+        ),
+        (
+            r#"[[{"role": "u", "content": "a"}], {}]"#,
+            "conversation 1, message 0: a conversation is a list of {role, content}",
+        ),
+    ];
+
+    #[test]
+    fn another_shape_is_named_with_its_place() {
+        for (json, message) in BROKEN {
+            assert_eq!(read(json).unwrap_err().to_string(), *message, "{json}");
+        }
+    }
+
+    fn picture(part: &str) -> Result<Picture, PromptError> {
+        let json = format!("[{{\"role\": \"user\", \"content\": [{part}]}}]");
+        let conversations = read(&json).unwrap();
+        let part = &conversations.list[0].messages[0].parts()[0];
+        assert_eq!(part.kind(), PartKind::Image);
+        part.picture(Path::new(""), Spot::default(), &Limits::default())
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_one() {
+        let error = picture(r#"{"type": "image", "path": "a", "max_pixel": 5}"#).err().unwrap();
+        let expected = r#"unknown key "max_pixel" in a media part, did you mean "max_pixels"?"#;
+        assert_eq!(error.to_string(), format!("message 0: {expected}"));
+    }
+
+    #[test]
+    fn the_first_source_counts_and_pixels_are_read_in_both_places() {
+        let url = "data:image/png;base64,AQID";
+        let part =
+            format!(r#"{{"image_url": {{"url": "{url}", "max_pixels": 9}}, "min_pixels": 4}}"#);
+        let found = picture(&part).unwrap();
+        assert_eq!(found.source, Source::Bytes(vec![1, 2, 3]));
+        assert_eq!((found.min_pixels, found.max_pixels), (Some(4), Some(9)));
+        let both = format!(r#"{{"path": "/nowhere", "image": "{url}"}}"#);
+        assert_eq!(picture(&both).unwrap().source, Source::Bytes(vec![1, 2, 3]));
+        let error = picture(r#"{"type": "image"}"#).err().unwrap().to_string();
+        assert!(error.contains("needs one of image, url, path"), "{error}");
+    }
+}

@@ -1,0 +1,509 @@
+//! A conversation with its media to the inputs of the model: the reference's processor
+//! (docs/spec.md, sections 5.1 and 5.3).
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::message::{Content, PartKind, Picture, at};
+use super::{
+    ChatTemplate, ControlText, Conversation, Encoded, Origin, Part, Piece, PromptError,
+    RenderOptions, Spot, Tokenizer, placeholders,
+};
+use crate::media::{self, Limits, MediaError, Prepared, Preprocessor, Resizer, Size};
+use crate::model::config::{ModelConfig, VisionConfig, VisionTokens};
+use crate::units::{GridThw, TokenId, Tokens};
+
+const IMAGE_PAD: &str = "<|image_pad|>";
+const VIDEO_PAD: &str = "<|video_pad|>";
+/// Bytes of a settings file or a template.
+const MAX_FILE: u64 = 16 << 20;
+
+/// Tokenizer, chat template and picture processor of a checkpoint.
+#[derive(Debug)]
+pub struct Processor {
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    preprocessor: Preprocessor,
+    tokens: VisionTokens,
+    pad: TokenId,
+    limits: PromptLimits,
+}
+
+/// Limits on a request, checked before work starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptLimits {
+    /// Messages of a conversation.
+    pub messages: usize,
+    /// Bytes of text of a conversation.
+    pub text_bytes: usize,
+    /// Pictures of a conversation.
+    pub pictures: usize,
+    /// Each picture.
+    pub media: Limits,
+}
+
+/// The command line's and the library's.
+impl Default for PromptLimits {
+    fn default() -> Self {
+        Self { messages: 4096, text_bytes: 16 << 20, pictures: 256, media: Limits::default() }
+    }
+}
+
+/// How a conversation is processed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessOptions {
+    /// What the template is told.
+    pub render: RenderOptions,
+    /// What control tokens in messages mean.
+    pub control_text: ControlText,
+}
+
+/// Inputs of the model for one conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Processed {
+    /// The prompt, one placeholder id for each visual token.
+    pub input_ids: Vec<TokenId>,
+    /// Pictures in the order of their placeholders.
+    pub images: Vec<ImageInput>,
+    /// Strings of control tokens in messages that became ordinary text.
+    pub escaped: usize,
+}
+
+/// Kind of a medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaKind {
+    /// A picture.
+    Image,
+}
+
+/// One picture of a prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageInput {
+    /// Where it stands.
+    pub spot: Spot,
+    /// Kind.
+    pub kind: MediaKind,
+    /// Path or size of its source.
+    pub source: String,
+    /// Height and width before the resize.
+    pub decoded: Size,
+    /// Height and width after it.
+    pub resized: Size,
+    /// In patches.
+    pub grid: GridThw,
+    /// Visual tokens.
+    pub tokens: Tokens,
+    /// Pixels; none where only tokens were counted.
+    pub prepared: Option<Prepared>,
+}
+
+/// Conversations padded to one length, as the reference's processor returns them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// Rows.
+    pub rows: usize,
+    /// Ids of each row.
+    pub columns: usize,
+    /// `[rows, columns]`, padded on the left.
+    pub input_ids: Vec<TokenId>,
+    /// `[rows, columns]`: 0 at padding.
+    pub attention_mask: Vec<u8>,
+}
+
+impl Processor {
+    /// Reads the files of a checkpoint folder; weights are not looked at.
+    ///
+    /// # Errors
+    /// [`PromptError::Config`], [`PromptError::Preprocessor`], [`PromptError::Tokenizer`],
+    /// [`PromptError::UnsupportedTokenizer`], [`PromptError::NoTemplate`],
+    /// [`PromptError::Template`], and [`PromptError::TokenId`] where config.json and the tokenizer
+    /// disagree.
+    pub fn from_dir(folder: &Path) -> Result<Self, PromptError> {
+        Self::with_config(folder, &ModelConfig::load(folder)?)
+    }
+
+    /// The same for a config.json that is already read.
+    ///
+    /// # Errors
+    /// As [`Processor::from_dir`].
+    pub fn with_config(folder: &Path, config: &ModelConfig) -> Result<Self, PromptError> {
+        let tokenizer = Tokenizer::from_dir(folder)?;
+        let tokens = config.tokens;
+        let wanted = [
+            ("image_token_id", IMAGE_PAD, tokens.image),
+            ("video_token_id", VIDEO_PAD, tokens.video),
+            ("vision_start_token_id", "<|vision_start|>", tokens.start),
+            ("vision_end_token_id", "<|vision_end|>", tokens.end),
+        ];
+        for (key, token, config) in wanted {
+            let found = tokenizer.added_id(token);
+            if found != Some(config) {
+                return Err(PromptError::TokenId { key, token, config, tokenizer: found });
+            }
+        }
+        let settings = settings(folder)?;
+        let template = template(folder, &settings)?;
+        let pad = settings.get("pad_token").and_then(token_text);
+        let pad = pad.as_deref().unwrap_or("<|endoftext|>");
+        // A tokenizer without it still serves single rows; 0 is then never used as a token.
+        let pad = tokenizer.added_id(pad).unwrap_or(TokenId(0));
+        let preprocessor = preprocessor(folder)?;
+        let limits = PromptLimits::default();
+        Ok(Self { tokenizer, template, preprocessor, tokens, pad, limits })
+    }
+
+    /// The same with other limits on resized pictures, each on its own.
+    ///
+    /// # Errors
+    /// [`MediaError::Budget`] where nothing is left between them.
+    pub fn with_pixels(
+        mut self,
+        min_pixels: Option<u64>,
+        max_pixels: Option<u64>,
+    ) -> Result<Self, MediaError> {
+        self.preprocessor = self.preprocessor.with_budget(min_pixels, max_pixels)?;
+        Ok(self)
+    }
+
+    /// The same with another resize and its arithmetic.
+    #[must_use]
+    pub fn with_resizer(mut self, resizer: Resizer) -> Self {
+        self.preprocessor = self.preprocessor.with_resizer(resizer);
+        self
+    }
+
+    /// The same with other limits on requests.
+    #[must_use]
+    pub fn with_limits(mut self, limits: PromptLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Refuses a checkpoint whose vision tower cuts pictures in another way.
+    ///
+    /// # Errors
+    /// [`PromptError::Patch`].
+    pub fn check_vision(&self, vision: &VisionConfig) -> Result<(), PromptError> {
+        let ours = &self.preprocessor;
+        for (key, processor, vision) in [
+            ("patch_size", ours.patch_size(), vision.patch_size),
+            ("merge_size", ours.merge_size(), vision.spatial_merge_size),
+            ("temporal_patch_size", ours.temporal_patch_size(), vision.temporal_patch_size),
+        ] {
+            if processor != vision {
+                return Err(PromptError::Patch { key, processor, vision });
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The picture processor.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
+    /// The prompt in pieces by who wrote them; media are not looked at.
+    ///
+    /// # Errors
+    /// [`PromptError::Template`], [`PromptError::TemplateChangesText`],
+    /// [`PromptError::ControlTokenInField`], [`PromptError::Limit`], [`PromptError::Empty`].
+    pub fn render(
+        &self,
+        index: usize,
+        conversation: &Conversation,
+        options: ProcessOptions,
+    ) -> Result<Vec<Piece>, PromptError> {
+        self.check_limits(conversation)?;
+        if options.control_text == ControlText::Trusted {
+            let text = self.template.render(conversation, options.render)?;
+            return Ok(vec![Piece { text, origin: Origin::Template }]);
+        }
+        self.check_fields(index, conversation)?;
+        self.template.pieces(index, conversation, options.render)
+    }
+
+    /// Ids of a rendered prompt, one for each placeholder of the template.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode_pieces`].
+    pub fn encode(
+        &self,
+        pieces: &[Piece],
+        control_text: ControlText,
+    ) -> Result<Encoded, PromptError> {
+        self.tokenizer.encode_pieces(pieces, control_text)
+    }
+
+    /// Everything that the model needs. `index` is the place in a batch, for messages.
+    ///
+    /// # Errors
+    /// Those of [`Processor::render`] and [`Processor::encode`]; [`PromptError::Media`],
+    /// [`PromptError::UnknownKey`], [`PromptError::Value`], [`PromptError::Placeholders`],
+    /// [`PromptError::Unsupported`] for a video.
+    pub fn process(
+        &self,
+        index: usize,
+        conversation: &Conversation,
+        options: ProcessOptions,
+    ) -> Result<Processed, PromptError> {
+        self.inputs(index, conversation, options, Depth::Pixels)
+    }
+
+    /// The same without pixels: only headers of pictures are read.
+    ///
+    /// # Errors
+    /// As [`Processor::process`].
+    pub fn count(
+        &self,
+        index: usize,
+        conversation: &Conversation,
+        options: ProcessOptions,
+    ) -> Result<Processed, PromptError> {
+        self.inputs(index, conversation, options, Depth::Headers)
+    }
+
+    /// Rows of one length, padded on the left.
+    pub fn pad(&self, rows: &[Processed]) -> Batch {
+        let columns = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
+        let (mut input_ids, mut attention_mask) = (Vec::new(), Vec::new());
+        for row in rows {
+            let missing = columns - row.input_ids.len();
+            input_ids.extend(std::iter::repeat_n(self.pad, missing).chain(row.input_ids.clone()));
+            attention_mask.extend(std::iter::repeat_n(0, missing));
+            attention_mask.extend(std::iter::repeat_n(1, row.input_ids.len()));
+        }
+        Batch { rows: rows.len(), columns, input_ids, attention_mask }
+    }
+
+    fn inputs(
+        &self,
+        index: usize,
+        conversation: &Conversation,
+        options: ProcessOptions,
+        depth: Depth,
+    ) -> Result<Processed, PromptError> {
+        let pieces = self.render(index, conversation, options)?;
+        let encoded = self.encode(&pieces, options.control_text)?;
+        let images = self.images(index, conversation, depth)?;
+        let counts: Vec<Tokens> = images.iter().map(|image| image.tokens).collect();
+        let ids = placeholders::expand(&encoded.ids, (self.tokens.image, IMAGE_PAD), &counts)?;
+        let input_ids = placeholders::expand(&ids, (self.tokens.video, VIDEO_PAD), &[])?;
+        Ok(Processed { input_ids, images, escaped: encoded.escaped })
+    }
+
+    fn images(
+        &self,
+        index: usize,
+        conversation: &Conversation,
+        depth: Depth,
+    ) -> Result<Vec<ImageInput>, PromptError> {
+        let mut images = Vec::new();
+        for (message, content) in conversation.messages.iter().enumerate() {
+            for (part, value) in content.parts().iter().enumerate() {
+                let spot = Spot { conversation: index, message, part: Some(part) };
+                match value.kind() {
+                    PartKind::Image => {
+                        let limits = &self.limits.media;
+                        let picture = value.picture(&conversation.folder, spot, limits)?;
+                        images.push(self.image(&picture, spot, depth)?);
+                    }
+                    PartKind::Video => {
+                        let what = "videos are not built; give pictures of single frames";
+                        return Err(PromptError::Unsupported { spot, what });
+                    }
+                    PartKind::Text | PartKind::Other => {}
+                }
+            }
+        }
+        Ok(images)
+    }
+
+    fn image(
+        &self,
+        picture: &Picture,
+        spot: Spot,
+        depth: Depth,
+    ) -> Result<ImageInput, PromptError> {
+        let limits = &self.limits.media;
+        let preprocessor = self
+            .preprocessor
+            .clone()
+            .with_budget(picture.min_pixels, picture.max_pixels)
+            .map_err(at(spot))?;
+        let bytes = picture.source.read(limits).map_err(at(spot))?;
+        let (decoded, prepared) = match depth {
+            Depth::Headers => (media::probe(&bytes, limits).map_err(at(spot))?, None),
+            Depth::Pixels => {
+                let rgb = media::decode(&bytes, limits).map_err(at(spot))?;
+                let prepared = preprocessor.image(&rgb).map_err(at(spot))?;
+                (rgb.size(), Some(prepared))
+            }
+        };
+        let resized = preprocessor.resized(decoded).map_err(at(spot))?;
+        let (grid, merge) = (preprocessor.grid(1, resized), preprocessor.merge_size());
+        let tokens = grid.merged_tokens(merge);
+        let tokens = tokens.ok_or(PromptError::Grid { spot, grid, merge })?;
+        let (kind, source) = (MediaKind::Image, picture.source.name());
+        Ok(ImageInput { spot, kind, source, decoded, resized, grid, tokens, prepared })
+    }
+
+    fn check_limits(&self, conversation: &Conversation) -> Result<(), PromptError> {
+        if conversation.messages.is_empty() {
+            return Err(PromptError::Empty);
+        }
+        let text_of =
+            |part: &Part| part.json.get("text").and_then(Value::as_str).map_or(0, str::len);
+        let (mut text_bytes, mut pictures) = (0_usize, 0);
+        for message in &conversation.messages {
+            if let Content::Text(text) = &message.content {
+                text_bytes += text.len();
+            }
+            text_bytes += message.parts().iter().map(text_of).sum::<usize>();
+            let is_picture = |part: &&Part| part.kind() == PartKind::Image;
+            pictures += message.parts().iter().filter(is_picture).count();
+        }
+        for (limit, got, max) in [
+            ("messages of a conversation", conversation.messages.len(), self.limits.messages),
+            ("text of a conversation in bytes", text_bytes, self.limits.text_bytes),
+            ("pictures of a conversation", pictures, self.limits.pictures),
+        ] {
+            if got > max {
+                return Err(PromptError::Limit { limit, got, max });
+            }
+        }
+        Ok(())
+    }
+
+    /// A template may insert roles and other fields as they are: they hold no control tokens.
+    fn check_fields(&self, index: usize, conversation: &Conversation) -> Result<(), PromptError> {
+        for (number, message) in conversation.messages.iter().enumerate() {
+            let spot = Spot { conversation: index, message: number, part: None };
+            self.check_field(spot, "role", &Value::from(message.role.as_str()))?;
+            for (key, value) in &message.extra {
+                self.check_field(spot, key, value)?;
+            }
+            for (part, value) in message.parts().iter().enumerate() {
+                let spot = Spot { part: Some(part), ..spot };
+                let text = value.kind() == PartKind::Text;
+                for (key, value) in value.json.iter().filter(|(key, _)| !(text && *key == "text")) {
+                    self.check_field(spot, key, value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_field(&self, spot: Spot, key: &str, value: &Value) -> Result<(), PromptError> {
+        let refused = |text: &str| match self.tokenizer.control_token(text) {
+            Some((token, _)) => {
+                let (key, token) = (key.to_owned(), token.to_owned());
+                Err(PromptError::ControlTokenInField { spot, key, token })
+            }
+            None => Ok(()),
+        };
+        refused(key)?;
+        match value {
+            Value::String(text) => refused(text),
+            Value::Array(list) => {
+                list.iter().try_for_each(|item| self.check_field(spot, key, item))
+            }
+            Value::Object(map) => {
+                map.iter().try_for_each(|(key, item)| self.check_field(spot, key, item))
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+        }
+    }
+}
+
+/// How far into a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    Headers,
+    Pixels,
+}
+
+/// preprocessor_config.json; without one the class defaults, as in the reference.
+fn preprocessor(folder: &Path) -> Result<Preprocessor, PromptError> {
+    let file = folder.join("preprocessor_config.json");
+    if !file.exists() {
+        return Ok(Preprocessor::default());
+    }
+    let bytes = read_limited(&file, MAX_FILE)?;
+    Preprocessor::from_json(&bytes).map_err(|source| PromptError::Preprocessor { file, source })
+}
+
+/// tokenizer_config.json; without one, nothing.
+fn settings(folder: &Path) -> Result<Map<String, Value>, PromptError> {
+    let file = folder.join("tokenizer_config.json");
+    if !file.exists() {
+        return Ok(Map::new());
+    }
+    let map = object(&file)?;
+    if map.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true)) {
+        let what = "clean_up_tokenization_spaces = true".to_owned();
+        return Err(PromptError::UnsupportedTokenizer { file, what });
+    }
+    Ok(map)
+}
+
+/// chat_template.jinja, else chat_template.json, else tokenizer_config.json.
+fn template(folder: &Path, settings: &Map<String, Value>) -> Result<ChatTemplate, PromptError> {
+    let (jinja, json) = (folder.join("chat_template.jinja"), folder.join("chat_template.json"));
+    let source = if jinja.exists() {
+        Some(String::from_utf8_lossy(&read_limited(&jinja, MAX_FILE)?).into_owned())
+    } else if json.exists() {
+        object(&json)?.get("chat_template").and_then(template_text)
+    } else {
+        settings.get("chat_template").and_then(template_text)
+    };
+    let source = source.ok_or_else(|| PromptError::NoTemplate { folder: folder.to_owned() })?;
+    let names = ["bos_token", "eos_token", "pad_token", "unk_token"];
+    let specials = names.into_iter().filter_map(|name| {
+        Some((name.to_owned(), Value::String(settings.get(name).and_then(token_text)?)))
+    });
+    ChatTemplate::new(source, specials.collect())
+}
+
+/// One template, or the default of a list of named ones.
+fn template_text(value: &Value) -> Option<String> {
+    let default = match value {
+        Value::Array(list) => list.iter().find(|entry| entry["name"] == "default")?.get("template"),
+        Value::Object(map) => map.get("default"),
+        one => Some(one),
+    };
+    default.and_then(Value::as_str).map(str::to_owned)
+}
+
+/// A token is its text, or an object that holds it.
+fn token_text(value: &Value) -> Option<String> {
+    value.get("content").unwrap_or(value).as_str().map(str::to_owned)
+}
+
+fn object(file: &Path) -> Result<Map<String, Value>, PromptError> {
+    let problem = |problem: String| PromptError::Tokenizer { file: file.to_owned(), problem };
+    match serde_json::from_slice(&read_limited(file, MAX_FILE)?) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => Err(problem("not a JSON object".into())),
+        Err(error) => Err(problem(error.to_string())),
+    }
+}
+
+/// A whole file of bounded size.
+pub(super) fn read_limited(file: &Path, max: u64) -> Result<Vec<u8>, PromptError> {
+    let io = |source| PromptError::Io { file: PathBuf::from(file), source };
+    let mut bytes = Vec::new();
+    File::open(file).and_then(|open| open.take(max + 1).read_to_end(&mut bytes)).map_err(io)?;
+    let (max, got) = (usize::try_from(max).unwrap_or(usize::MAX), bytes.len());
+    if got > max {
+        return Err(PromptError::Limit { limit: "tokenizer or settings file in bytes", got, max });
+    }
+    Ok(bytes)
+}
