@@ -1,1 +1,7 @@
-//! Tests.
+//! Against what the reference implementation computes (tests/data/goldens).
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod rope;

@@ -1,9 +1,16 @@
 //! What the test binaries share: one device a process, seeded inputs, comparisons.
 #![allow(
     dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     clippy::allow_attributes,
-    reason = "each test binary uses a part of the helpers"
+    reason = "each test binary uses a part of the helpers; they fail by panicking and cast small values"
 )]
+
+pub mod checkpoint;
 
 use std::sync::LazyLock;
 

@@ -1,0 +1,172 @@
+//! M-RoPE positions and rotary tables through the library.
+
+use std::{collections::BTreeSet, path::Path};
+
+use qwen2vl::{
+    model::{
+        checkpoint::TensorFile,
+        config::{ConfigError, ModelConfig},
+        positions::{self, Grids},
+        rope,
+    },
+    units::{GridThw, TokenId},
+};
+use serde_json::{Value, json};
+
+use crate::support::checkpoint::{golden_cases, goldens, not_yet};
+
+fn config_of(value: &Value) -> Result<ModelConfig, ConfigError> {
+    ModelConfig::parse(value.to_string().as_bytes(), Path::new("config.json"))
+}
+
+fn rows(value: &Value) -> Vec<Vec<i64>> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+fn grids(inputs: &Value, name: &str) -> Option<Vec<GridThw>> {
+    let list = inputs.get(name)?;
+    let sides = |row: &Vec<i64>| row.iter().map(|side| usize::try_from(*side).unwrap()).collect();
+    let grid = |row: &Vec<i64>| {
+        let sides: Vec<usize> = sides(row);
+        GridThw { t: sides[0], h: sides[1], w: sides[2] }
+    };
+    Some(rows(&list["ids"]).iter().map(grid).collect())
+}
+
+#[test]
+fn positions_and_deltas_are_the_references() {
+    let document = golden_cases("rope");
+    let config = config_of(&document["model"]["config"]).unwrap();
+    let cases = document["cases"].as_array().unwrap();
+    assert!(cases.len() >= 64);
+    for case in cases {
+        check_positions(&config, case);
+    }
+}
+
+fn check_positions(config: &ModelConfig, case: &Value) {
+    let (name, inputs) = (&case["name"], &case["inputs"]);
+    let ids = rows(&inputs["input_ids"]["ids"]);
+    let mask: Vec<Vec<bool>> = match inputs.get("attention_mask") {
+        Some(mask) => rows(&mask["ids"])
+            .iter()
+            .map(|row| row.iter().map(|held| *held == 1).collect())
+            .collect(),
+        None => ids.iter().map(|row| vec![true; row.len()]).collect(),
+    };
+    let sequences: Vec<Vec<TokenId>> = ids
+        .iter()
+        .zip(&mask)
+        .map(|(ids, mask)| {
+            let held = ids.iter().zip(mask).filter(|(_, held)| **held);
+            held.map(|(id, _)| TokenId(u32::try_from(*id).unwrap())).collect()
+        })
+        .collect();
+    let (images, videos) = (grids(inputs, "image_grid_thw"), grids(inputs, "video_grid_thw"));
+    let given = (images.is_some() || videos.is_some()).then_some(Grids {
+        images: images.as_deref().unwrap_or_default(),
+        videos: videos.as_deref().unwrap_or_default(),
+    });
+    let placed = positions::batch(config, &sequences, given);
+    let placed = placed.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let (found, deltas) = positions::padded(&placed, &mask.concat());
+    let expected: Vec<Vec<Vec<i64>>> =
+        serde_json::from_value(case["position_ids"].clone()).unwrap();
+    // Padding has position 1 in the reference too.
+    assert_eq!(found, expected.concat().concat(), "{name}");
+    assert_eq!(deltas, rows(&case["rope_deltas"]).concat(), "{name}");
+}
+
+/// The tables of the spec's section 7.1, with M = 2: (ids, mask, images, videos, positions, delta).
+#[test]
+fn the_worked_examples_hold() {
+    let config = config_of(&golden_cases("rope")["model"]["config"]).unwrap();
+    let text = |count| vec![TokenId(5); count];
+    let group = |mark: TokenId, count| {
+        [vec![config.tokens.start], vec![mark; count], vec![config.tokens.end]].concat()
+    };
+    let (image, video) = (config.tokens.image, config.tokens.video);
+    let picture = [GridThw { t: 1, h: 4, w: 6 }];
+    let clip = [GridThw { t: 2, h: 4, w: 4 }];
+    let ids = [text(1), group(image, 6), group(video, 8), text(1)].concat();
+    let grids = Grids { images: &picture, videos: &clip };
+    let placed = positions::sequence(&config, &ids, grids).unwrap();
+    let axes = [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7, 7, 7, 7, 8, 8, 8, 8, 9, 10],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7, 7, 8, 8, 7, 7, 8, 8, 9, 10],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 8, 7, 8, 7, 8, 7, 8, 9, 10],
+    ];
+    assert_eq!(placed.axes.each_ref().map(Vec::as_slice), axes.each_ref().map(|a| &a[..]));
+    assert_eq!((placed.next, placed.delta(ids.len())), (11, -9));
+    // Ours: a row with one token and padding counts its real tokens.
+    assert_eq!(positions::text(1).unwrap().delta(4), -3);
+}
+
+/// Frequencies may be one step off the reference's power function; cosine and sine then differ by
+/// that step times the position, and by one rounding.
+#[test]
+fn rotary_tables_are_the_references() {
+    let document = golden_cases("rope");
+    let file = TensorFile::open(&goldens().join("rope/tables.safetensors")).unwrap();
+    let values = |name: String| file.tensor(&name).unwrap().to_f32().unwrap();
+    let (mut checked, mut refused) = (BTreeSet::new(), Vec::new());
+    for case in document["tables"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let config = match config_of(&table_config(&document, &case["config"])) {
+            Ok(config) => config,
+            Err(ConfigError::Unsupported { key, .. }) if key == "rope_scaling.rope_type" => {
+                refused.push(format!("tables/{name}"));
+                continue;
+            }
+            Err(error) => panic!("{name}: {error}"),
+        };
+        let frequencies = rope::text_frequencies(&config.text);
+        let expected = values(format!("{name}/inv_freq"));
+        assert_eq!(frequencies.len(), expected.len());
+        for (found, expected) in frequencies.iter().zip(&expected) {
+            assert!(found.to_bits().abs_diff(expected.to_bits()) <= 1, "{name}: {found}");
+        }
+        let (cos, sin) = (values(format!("{name}/cos")), values(format!("{name}/sin")));
+        let positions: Vec<usize> = rows(&case["positions"])
+            .concat()
+            .iter()
+            .map(|position| usize::try_from(*position).unwrap())
+            .collect();
+        let most = positions.iter().max().unwrap() + 1;
+        let table = rope::text_table(&config.text, most);
+        for (row, position) in positions.iter().enumerate() {
+            for (j, frequency) in frequencies.iter().enumerate() {
+                let at = (position * frequencies.len() + j) * 2;
+                let angle = *position as f32 * frequency;
+                let limit = angle * f32::EPSILON + f32::EPSILON + bf16_rounding();
+                for (found, expected) in [(table[at], &cos), (table[at + 1], &sin)] {
+                    let expected = expected[row * frequencies.len() + j];
+                    let error = (found.to_f32() - expected).abs();
+                    assert!(error <= limit, "{name}: position {position}, {j}: off by {error}");
+                }
+            }
+        }
+        checked.insert(name.to_owned());
+    }
+    println!("rope tables: {} checked, {} not yet", checked.len(), refused.len());
+    refused.sort_unstable();
+    let listed: Vec<String> = not_yet("rope").into_keys().collect();
+    assert_eq!(refused, listed);
+    assert_eq!(checked, ["default", "mrope", "mrope-far"].map(str::to_owned).into());
+}
+
+/// Half a step of bf16 below 1.
+fn bf16_rounding() -> f32 {
+    (-9f32).exp2()
+}
+
+/// A whole `config.json` with the text settings of a table.
+fn table_config(document: &Value, text: &Value) -> Value {
+    let mut config = document["model"]["config"].clone();
+    let config = config.as_object_mut().unwrap();
+    config.extend(text.as_object().unwrap().clone());
+    let mut vision = config["vision_config"].clone();
+    vision["hidden_size"] = json!(config["hidden_size"]);
+    config.insert("vision_config".into(), vision);
+    Value::Object(config.clone())
+}
