@@ -1,0 +1,102 @@
+//! The `softcuda` command: looks into PTX and runs single kernels.
+//!
+//! Exit status: 0 ok, 1 fault in the kernel, 2 usage, 3 load error.
+
+mod listing;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use softcuda::profile::Profile;
+
+const USAGE: &str = "\
+usage: softcuda ptx FILE           list functions, registers, memory and instructions of PTX or a fatbin
+       softcuda profile list       the GPUs that the device can say it is
+       softcuda profile show NAME  limits and figures of one of them
+";
+
+/// Why the command fails.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Exit status 2.
+    Usage(String),
+    /// Exit status 3.
+    Load(String),
+    /// Standard output cannot be written.
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Output(error)
+    }
+}
+
+impl Failure {
+    /// A load error of a file.
+    pub(crate) fn load(file: &str, why: impl Display) -> Self {
+        Failure::Load(format!("{file}: {why}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut output = io::stdout().lock();
+    let result = run(&words, &mut output).and_then(|()| Ok(output.flush()?));
+    let (message, code) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(why)) => (format!("{why}\n{USAGE}"), 2),
+        Err(Failure::Load(why)) => (format!("{why}\n"), 3),
+        // A reader such as `head` that has seen enough is no error.
+        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
+            return ExitCode::SUCCESS;
+        }
+        Err(Failure::Output(e)) => (format!("standard output: {e}\n"), 3),
+    };
+    // Nothing is left to be told if standard error is closed too.
+    drop(io::stderr().write_all(format!("softcuda: {message}").as_bytes()));
+    ExitCode::from(code)
+}
+
+fn run(words: &[&str], output: &mut impl Write) -> Result<(), Failure> {
+    match words {
+        ["ptx", file] => listing::list(file, output),
+        ["profile", "list"] => {
+            for profile in Profile::ALL {
+                writeln!(output, "{:10}{}", profile.name, profile.device_name())?;
+            }
+            Ok(())
+        }
+        ["profile", "show", name] => match Profile::by_name(name) {
+            Some(profile) => show(profile, output),
+            None => Err(Failure::Usage(format!("no profile is called {name}"))),
+        },
+        ["help" | "--help" | "-h"] => Ok(output.write_all(USAGE.as_bytes())?),
+        [] => Err(Failure::Usage("a command is missing".into())),
+        [first, ..] => Err(Failure::Usage(format!("what is meant by {first}?"))),
+    }
+}
+
+fn show(profile: &Profile, output: &mut impl Write) -> Result<(), Failure> {
+    let (major, minor) = profile.capability;
+    let mut row = |name: &str, value: &dyn Display| writeln!(output, "{name:36}{value}");
+    row("name", &profile.device_name())?;
+    row("compute capability", &format!("{major}.{minor}"))?;
+    row("multiprocessors", &profile.processors)?;
+    row("threads of a multiprocessor", &profile.threads_per_processor)?;
+    row("blocks of a multiprocessor", &profile.blocks_per_processor)?;
+    row("shared memory of a multiprocessor", &profile.shared_per_processor)?;
+    row("shared memory of a block, opted in", &profile.shared_per_block_optin)?;
+    row("L2 bytes", &profile.l2_bytes)?;
+    row("clock kHz", &profile.clock_khz)?;
+    row("memory clock kHz", &profile.memory_clock_khz)?;
+    row("memory bus bits", &profile.memory_bus_bits)?;
+    row("memory bytes", &profile.memory_bytes)?;
+    row("memory bandwidth GB/s", &(profile.memory_bandwidth / 1e9))?;
+    row("bf16 TFLOP/s", &(profile.bf16_flops / 1e12))?;
+    row("f32 TFLOP/s", &(profile.f32_flops / 1e12))?;
+    row("blocks of a cluster", &profile.max_cluster)?;
+    Ok(())
+}
