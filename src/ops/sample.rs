@@ -8,6 +8,8 @@ use crate::device::{Device, Element, Grid, View, ViewMut};
 use crate::units::Bytes;
 
 const OP: &str = "sample";
+/// Largest vocabulary: each token weighs at most 2^40.
+const VOCABULARY_MAX: usize = 1 << 23;
 /// Bits of a word of the bitmap.
 const WORD: usize = 32;
 
@@ -94,12 +96,13 @@ impl Sample<'_> {
     /// Queues the kernel on the device's stream. Zero sequences is no launch.
     ///
     /// # Errors
-    /// [`OpError::Dim`] if the vocabulary is empty, the stride is no multiple of 4 or below the
+    /// [`OpError::Dim`] if the vocabulary is empty or above 2^23, the stride is no multiple of 4 or below the
     /// vocabulary, or a dimension passes `i32`; [`OpError::Shape`] if a view is not as long as its
     /// shape; [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
         let (sequences, vocabulary, stride) = (self.sequences, self.vocabulary, self.stride);
-        check_dim(vocabulary > 0, OP, "V", vocabulary, "there must be a token")?;
+        let rule = "V must be between 1 and 2^23: sums of weights have 64 bits";
+        check_dim((1..=VOCABULARY_MAX).contains(&vocabulary), OP, "V", vocabulary, rule)?;
         let whole = stride.is_multiple_of(4) && stride >= vocabulary;
         check_dim(whole, OP, "ld", stride, "ld must be a multiple of 4 and hold a row")?;
         check_len(OP, "logits", product(OP, "B", sequences, stride)?, self.logits.len())?;
