@@ -11,7 +11,7 @@
 //          Shared memory:
 //            w * S * STAGE      ring of warp w: S stages of OUTPUTS rows of STEP k of weight, then,
 //                               unless DIRECT, ROWS rows of STEP k of x; swizzled as in tile.cuh
-//            4 * S * STAGE      f32 part[2][4 warps][ROWS][OUTPUTS + 4]: sums of one group each
+//            4 * S * STAGE      f32 part[2][4 warps][ROWS][OUTPUTS]: sums of one group each
 //          A round is one group a warp: 256 / STEP x (wait | copy ahead | ldmatrix, mma), then
 //          parts to shared memory, one barrier, and every thread adds its elements' parts in
 //          ascending order of groups. Two sets of parts, so one barrier a round is enough.
@@ -71,6 +71,14 @@ __device__ __forceinline__ void read_x(uint32_t (&r_x)[ROW_TILES][2], uint32_t s
   }
 }
 
+// Place of an element in a set of parts. The lanes of a warp write rows 2t and columns g: blocks of
+// eight columns are permuted so that the rows fall into different banks.
+template <int OUTPUTS>
+__device__ __forceinline__ int part_place(int row, int output) {
+  constexpr int BLOCKS = OUTPUTS / 8 < 4 ? OUTPUTS / 8 : 4;
+  return row * OUTPUTS + (output ^ 8 * (row / 2 % BLOCKS));
+}
+
 template <typename E, int OUTPUTS, int ROWS, int STAGES, int STEP, Operand X>
 __device__ __forceinline__ void gemv(const GemmParams& p) {
   constexpr int CHUNKS = STEP / CHUNK_ELEMENTS;
@@ -80,8 +88,7 @@ __device__ __forceinline__ void gemv(const GemmParams& p) {
   constexpr int WEIGHT_BYTES = OUTPUTS * STEP * int(sizeof(E));
   constexpr int STAGE_BYTES =
       WEIGHT_BYTES + (X == Operand::STAGED ? ROWS * STEP * int(sizeof(E)) : 0);
-  constexpr int PART_ROW = OUTPUTS + GEMV_PART_PAD;
-  constexpr int PART = ROWS * PART_ROW;  // floats of one warp's sums
+  constexpr int PART = ROWS * OUTPUTS;  // floats of one warp's sums
   constexpr int ITEMS = OUTPUTS * ROWS / THREADS;
   static_assert(GEMM_GROUP % STEP == 0 && OUTPUTS * ROWS % THREADS == 0, "whole shares");
   static_assert(ROW_TILES == 1 || ROW_TILES % 2 == 0, "ldmatrix.x4 reads two tiles of x");
@@ -159,7 +166,7 @@ __device__ __forceinline__ void gemv(const GemmParams& p) {
         for (int q = 0; q < 4; ++q) {
           const int output = 16 * i + fragment_row(lane) + q / 2 * 8;
           const int row = 8 * j + fragment_column(lane) + q % 2;
-          s_set[warp * PART + row * PART_ROW + output] = r_sum[i][j].lane[q];
+          s_set[warp * PART + part_place<OUTPUTS>(row, output)] = r_sum[i][j].lane[q];
         }
       }
     }
@@ -168,7 +175,7 @@ __device__ __forceinline__ void gemv(const GemmParams& p) {
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       const int id = threadIdx.x + item * THREADS;
-      const int at = id / OUTPUTS * PART_ROW + id % OUTPUTS;
+      const int at = part_place<OUTPUTS>(id / OUTPUTS, id % OUTPUTS);
 #pragma unroll
       for (int w = 0; w < WARPS; ++w) {
         if (round * WARPS + w < groups) r_total[item] += s_set[w * PART + at];

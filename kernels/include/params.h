@@ -108,7 +108,6 @@ enum { GEMM_128X64_THREADS = 256, GEMM_128X64_STAGES = 3 };
 enum { GEMM_64X64_THREADS = 128, GEMM_64X64_STAGES = 4 };
 enum { GEMM_32X64_THREADS = 128, GEMM_32X64_STAGES = 4 };
 enum { GEMV_WARPS = 4, GEMV_THREADS = 128 };
-enum { GEMV_PART_PAD = 4 };  // floats between the rows of partial sums: no bank conflict
 enum { GEMV_R16N8_DIRECT_STAGES = 3, GEMV_R16N8_DIRECT_STEP = 128 };  // K elements of a stage
 enum { GEMV_R16N8_STAGES = 3, GEMV_R16N8_STEP = 128 };
 enum { GEMV_R32N8_STAGES = 2, GEMV_R32N8_STEP = 128 };

@@ -3,10 +3,9 @@
 
 use super::gemm::Variant;
 use super::params::{
-    GEMV_PART_PAD, GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, GEMV_R16N8_STAGES,
-    GEMV_R16N8_STEP, GEMV_R32N8_STAGES, GEMV_R32N8_STEP, GEMV_R32N16_STAGES, GEMV_R32N16_STEP,
-    GEMV_R64N16_STAGES, GEMV_R64N16_STEP, GEMV_R64N32_STAGES, GEMV_R64N32_STEP, GEMV_THREADS,
-    GEMV_WARPS,
+    GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, GEMV_R16N8_STAGES, GEMV_R16N8_STEP,
+    GEMV_R32N8_STAGES, GEMV_R32N8_STEP, GEMV_R32N16_STAGES, GEMV_R32N16_STEP, GEMV_R64N16_STAGES,
+    GEMV_R64N16_STEP, GEMV_R64N32_STAGES, GEMV_R64N32_STEP, GEMV_THREADS, GEMV_WARPS,
 };
 use crate::units::Bytes;
 
@@ -34,7 +33,7 @@ const fn form(kernel: &'static str, form: Form) -> Variant {
         Operand::Staged => rows,
     };
     let ring = GEMV_WARPS * stages * (outputs + staged) * step * 2;
-    let parts = 2 * GEMV_WARPS * rows * (outputs + GEMV_PART_PAD) * 4;
+    let parts = 2 * GEMV_WARPS * rows * outputs * 4;
     let (rows, outputs) = (rows as usize, outputs as usize);
     let shared_bytes = ring + parts;
     Variant { kernel, rows, outputs, threads: GEMV_THREADS, shared_bytes, any_rows: false }
