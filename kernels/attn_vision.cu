@@ -52,7 +52,7 @@ __device__ __forceinline__ void attn_vision(const AttnVisionParams& p) {
   const int length = p.cu_rows[work.seq + 1] - frame;
   const int row = work.tile * TILE;  // of the block, in the frame
   const int64_t width = int64_t(p.H) * D;
-  const E* head = static_cast<const E*>(p.qkv) + frame * p.ld_qkv + int64_t(blockIdx.y) * D;
+  const E* head = static_cast<const E*>(p.qkv) + frame * int64_t(p.ld_qkv) + int64_t(blockIdx.y) * D;
 
   const uint32_t s_queries = shared_address(s_memory) + warp_row * ROW_BYTES;  // the warp's own
   const uint32_t s_keys = shared_address(s_memory) + TILE * ROW_BYTES;
@@ -78,7 +78,7 @@ __device__ __forceinline__ void attn_vision(const AttnVisionParams& p) {
   // A warp past the frame's end reads the frame's first row zero times: the address stays valid.
   const int own = length - row - warp_row;
   load_tile<E, WARP_ROWS, CHUNKS, WARP>(
-      s_queries, head + (own > 0 ? row + warp_row : 0) * p.ld_qkv, p.ld_qkv, own, D, lane);
+      s_queries, head + (own > 0 ? row + warp_row : 0) * int64_t(p.ld_qkv), p.ld_qkv, own, D, lane);
   load_keys_values(0);
 
   uint32_t r_queries[D / 16][4];

@@ -74,7 +74,7 @@ typedef struct AttnVisionParams {
   const int32_t* cu_rows;  // [frames + 1], first row of each frame
   const WorkItem* work;    // one for each block of grid x
   void* o;                 // [R, ld_o]
-  int64_t ld_qkv, ld_o;
+  int32_t ld_qkv, ld_o;    // 32 bits: the kernel has no register left for wider strides
   int32_t H;
   float scale_log2;        // log2(e) / sqrt(D)
 } AttnVisionParams;

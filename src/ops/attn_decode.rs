@@ -1,5 +1,5 @@
 //! Attention of one new row of each sequence over pages, split over segments of its keys. Kernel
-//! `kernels/attn_decode.cu`, oracle [`crate::reference::attn_paged`].
+//! `kernels/attn_decode.cu`, oracle [`crate::reference::attn_decode`].
 
 use half::bf16;
 

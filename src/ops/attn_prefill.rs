@@ -1,5 +1,5 @@
 //! Causal attention of packed rows over pages. Kernel `kernels/attn_prefill.cu`, oracle
-//! [`crate::reference::attn_paged`].
+//! [`crate::reference::attn_prefill`].
 
 use std::cmp::Reverse;
 

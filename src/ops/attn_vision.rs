@@ -79,8 +79,8 @@ impl AttnVision<'_> {
             cu_rows: self.cu_rows.ptr().cast(),
             work: self.work.ptr().cast(),
             o: self.o.ptr_mut(),
-            ld_qkv: i64::from(dim(OP, "H", fused)?),
-            ld_o: i64::from(dim(OP, "H", width)?),
+            ld_qkv: dim(OP, "H", fused)?,
+            ld_o: dim(OP, "H", width)?,
             H: dim(OP, "H", self.heads)?,
             scale_log2: attn::scale_log2(self.head_dim),
         };

@@ -1,4 +1,16 @@
 //! Kernels against their oracles, on whatever device the machine has.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
+mod attn_decode;
+mod attn_prefill;
+mod attn_vision;
+mod guarded;
+mod kv_append;
+mod kv_copy;
+mod layer_norm;
+mod mrope;
+mod paged;
+mod rope_vision;
 #[path = "../support/mod.rs"]
 mod support;
+mod tolerance;

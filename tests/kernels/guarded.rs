@@ -1,0 +1,66 @@
+//! Outputs filled with NaN between guard bands: what a kernel does not write, or writes outside,
+//! shows.
+
+use half::bf16;
+use qwen2vl::device::{Buffer, Device, Element, ViewMut};
+
+use crate::support::POISON;
+
+/// Bytes of a guard band.
+const GUARD: usize = 4096;
+
+/// A type with a NaN that no kernel makes by itself.
+pub trait Poison: Element + PartialEq + std::fmt::Debug {
+    const POISON: Self;
+    /// Whether it is that NaN, bit for bit.
+    fn is_poison(self) -> bool;
+}
+
+impl Poison for bf16 {
+    const POISON: Self = POISON;
+    fn is_poison(self) -> bool {
+        self.to_bits() == POISON.to_bits()
+    }
+}
+
+impl Poison for f32 {
+    const POISON: Self = f32::from_bits(0x7fc1_7fc1);
+    fn is_poison(self) -> bool {
+        self.to_bits() == Self::POISON.to_bits()
+    }
+}
+
+/// An output of `len` elements.
+pub struct Guarded<T> {
+    buffer: Buffer<T>,
+    len: usize,
+}
+
+impl<T: Poison> Guarded<T> {
+    /// All of it poison.
+    pub fn new(device: &Device, len: usize) -> Self {
+        Self::holding(device, &vec![T::POISON; len])
+    }
+
+    /// With content, for what a kernel works on in place.
+    pub fn holding(device: &Device, content: &[T]) -> Self {
+        let guard = vec![T::POISON; GUARD / size_of::<T>()];
+        let all = [&guard, content, &guard].concat();
+        Self { buffer: device.upload(&all).unwrap(), len: content.len() }
+    }
+
+    pub fn view_mut(&mut self) -> ViewMut<'_, T> {
+        let start = GUARD / size_of::<T>();
+        self.buffer.view_mut().slice(start..start + self.len).unwrap()
+    }
+
+    /// The content, after a check that the guards are whole.
+    #[track_caller]
+    pub fn read(&self, device: &Device, label: &str) -> Vec<T> {
+        let all = device.download(&self.buffer).expect(label);
+        let start = GUARD / size_of::<T>();
+        let guards = all[..start].iter().chain(&all[start + self.len..]);
+        assert!(guards.copied().all(Poison::is_poison), "{label}: written outside of the output");
+        all[start..start + self.len].to_vec()
+    }
+}

@@ -1,0 +1,39 @@
+//! Error bounds of kernels.md 14.3: what an f32 evaluation with the reference's rounding points may
+//! differ from an f64 one.
+
+use half::bf16;
+use qwen2vl::reference::attn::Attended;
+
+/// Distance of neighbouring bf16 values at `x`.
+pub fn bf16_ulp(x: f64) -> f64 {
+    let exponent = x.abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor();
+    (exponent - 7.0).exp2()
+}
+
+/// Every element within its limit; NaN never passes.
+#[track_caller]
+pub fn assert_within(got: &[bf16], want: impl ExactSizeIterator<Item = (f64, f64)>, label: &str) {
+    assert_eq!(got.len(), want.len(), "{label}");
+    for (i, (got, (want, limit))) in got.iter().zip(want).enumerate() {
+        let error = (got.to_f64() - want).abs();
+        assert!(error <= limit, "{label}: element {i}: got {got}, want {want} within {limit:e}");
+    }
+}
+
+/// Class D: p is rounded to bf16, sums are f32's, scores carry the error of an f32 exponent.
+/// `got` is `[rows, H, D]` of `want`'s rows and heads.
+#[track_caller]
+pub fn assert_attended(got: &[bf16], want: &[Attended], label: &str) {
+    let elements: Vec<(f64, f64)> = want
+        .iter()
+        .flat_map(|row| {
+            let spread = 4.0 * (row.keys as f64).sqrt() + 8.0 * row.largest_score;
+            let share = 2f64.powi(-9) + 2f64.powi(-22) * spread;
+            row.o
+                .iter()
+                .zip(&row.magnitude)
+                .map(move |(&o, &magnitude)| (o, 0.5 * bf16_ulp(o) + share * magnitude))
+        })
+        .collect();
+    assert_within(got, elements.into_iter(), label);
+}
