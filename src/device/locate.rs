@@ -106,7 +106,7 @@ pub(super) fn locate(choice: DeviceChoice) -> Result<Located, DeviceError> {
 pub(super) fn software_fault() -> Option<String> {
     let chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
     let software = chosen.as_ref().is_some_and(|located| located.software);
-    software.then(String::new)
+    software.then(String::new).filter(|text| !text.is_empty())
 }
 
 fn confirm(located: &Located, choice: DeviceChoice) -> Result<Located, DeviceError> {
@@ -126,7 +126,16 @@ fn real(ordinal: usize, count: usize) -> Located {
 }
 
 fn install(why: String) -> Result<Located, DeviceError> {
-    Err(DeviceError::NoSoftware { driver: why, software: "not linked".to_owned() })
+    let config = match softcuda::Config::from_env() {
+        Ok(config) => config,
+        Err(software) => {
+            return Err(DeviceError::NoSoftware { driver: why, software: software.to_string() });
+        }
+    };
+    match softcuda::install(&config) {
+        Ok(_installed) => Ok(Located { software: true, ordinal: 0, reason: why }),
+        Err(error) => Err(DeviceError::NoSoftware { driver: why, software: error.to_string() }),
+    }
 }
 
 enum Found {

@@ -2,19 +2,26 @@
 //!
 //! `config` and `generation_config` read JSON and know no device; `checkpoint`, `names` and
 //! `weights` turn safetensors files into typed weight sets; `positions` computes M-RoPE positions
-//! and rotary tables on the host.
+//! and rotary tables on the host. `vision` and `decoder` are the two forward passes over the buffers
+//! of `workspace`; [`Model`] holds both.
 
 pub mod checkpoint;
 pub mod config;
+pub mod decoder;
 mod fields;
 pub mod generation_config;
 pub mod names;
+mod passes;
 pub mod positions;
 pub mod rope;
+pub mod vision;
 pub mod weights;
+pub mod workspace;
+
+pub use passes::{Model, ModelOptions};
 
 use self::{checkpoint::CheckpointError, config::ConfigError, positions::PositionError};
-use crate::{device::DeviceError, ops::OpError};
+use crate::{device::DeviceError, ops::OpError, units::GridThw};
 
 /// What can go wrong between a checkpoint folder and the output of a forward pass.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +36,45 @@ pub enum ModelError {
     /// Token ids, mask and grids that do not fit one another.
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// A grid that no picture has, or that is too large for the tower.
+    #[error("grid {grid} does not fit the vision tower")]
+    Grid {
+        /// The grid in patches.
+        grid: GridThw,
+    },
+    /// Rows of pixels that do not match their grid.
+    #[error("pixel_values has {found} rows, grid {grid} needs {expected}")]
+    PixelRows {
+        /// Rows given.
+        found: usize,
+        /// Rows of the grid.
+        expected: usize,
+        /// The grid in patches.
+        grid: GridThw,
+    },
+    /// Frames were given to a model that was loaded without the processor's byte values.
+    #[error("this model was loaded for pixel_values, not for frames")]
+    NoByteTable,
+    /// A step that the workspace was not planned for.
+    #[error("the step is larger than the memory planned for it")]
+    StepTooLarge,
     /// A launch that was refused.
     #[error(transparent)]
     Op(#[from] OpError),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+}
+
+impl ModelError {
+    /// The stable name of this kind of error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Config(error) => error.code(),
+            Self::Checkpoint(_) => "checkpoint_invalid",
+            Self::Position(_) | Self::Grid { .. } | Self::PixelRows { .. } => "prompt_invalid",
+            Self::NoByteTable | Self::StepTooLarge | Self::Op(_) => "internal",
+            Self::Device(_) => "device_error",
+        }
+    }
 }

@@ -1,0 +1,287 @@
+//! The engine: a checkpoint on a device, ready for requests.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    Clock, EngineError, Generation, MemoryLimit, MemoryPlan, Request, Timings, Usage,
+    generation::MediaUse,
+    plan::{MAX_BATCH, Wishes},
+    step::{Core, Submission},
+};
+use crate::{
+    device::{Device, DeviceChoice},
+    media::Resizer,
+    model::{
+        Model, ModelOptions,
+        checkpoint::Checkpoint,
+        config::ModelConfig,
+        generation_config::GenerationConfig,
+        positions::{self, Grids},
+        workspace::Workspace,
+    },
+    prompt::{Processed, Processor},
+    units::{GridThw, Tokens},
+};
+
+/// Tokens of an answer where neither the request nor the checkpoint says.
+const MAX_NEW_TOKENS: usize = 1024;
+
+/// Settings of an engine; [`EngineBuilder::build`] loads it.
+#[derive(Clone, Debug)]
+pub struct EngineBuilder {
+    folder: PathBuf,
+    device: DeviceChoice,
+    memory: MemoryLimit,
+    max_model_len: Option<Tokens>,
+    max_batch: usize,
+    resizer: Option<Resizer>,
+    min_pixels: Option<u64>,
+    max_pixels: Option<u64>,
+}
+
+/// A loaded checkpoint. Cheap to clone: all clones share one device and its memory.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+/// What an engine and its generations share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) core: Mutex<Core>,
+    pub(super) processor: Processor,
+    config: ModelConfig,
+    generation: GenerationConfig,
+    plan: MemoryPlan,
+    device: String,
+    warnings: Vec<String>,
+}
+
+impl EngineBuilder {
+    /// Which device; without it, `Auto`.
+    #[must_use]
+    pub fn device(mut self, choice: DeviceChoice) -> Self {
+        self.device = choice;
+        self
+    }
+
+    /// How much device memory; without it nine tenths of what is free.
+    #[must_use]
+    pub fn memory(mut self, limit: MemoryLimit) -> Self {
+        self.memory = limit;
+        self
+    }
+
+    /// Longest sequence, answer included; without it what fits, at most 32,768.
+    #[must_use]
+    pub fn max_model_len(mut self, tokens: usize) -> Self {
+        self.max_model_len = Some(Tokens(tokens));
+        self
+    }
+
+    /// Sequences at once; without it 8.
+    #[must_use]
+    pub fn max_batch(mut self, sequences: usize) -> Self {
+        self.max_batch = sequences;
+        self
+    }
+
+    /// How pictures are resized; without it as torchvision does.
+    #[must_use]
+    pub fn resizer(mut self, resizer: Resizer) -> Self {
+        self.resizer = Some(resizer);
+        self
+    }
+
+    /// Bounds of resized pictures in pixels, each over the checkpoint's.
+    #[must_use]
+    pub fn pixels(mut self, min: Option<u64>, max: Option<u64>) -> Self {
+        (self.min_pixels, self.max_pixels) = (min, max);
+        self
+    }
+
+    /// Loads the checkpoint and plans and allocates all device memory.
+    ///
+    /// # Errors
+    /// [`EngineError`]: a file of the checkpoint, a setting that is not built, no device, or not
+    /// enough memory.
+    pub fn build(self) -> Result<Engine, EngineError> {
+        let config = ModelConfig::load(&self.folder)?;
+        let generation = GenerationConfig::load(&self.folder)?;
+        let processor = Processor::with_config(&self.folder, &config)?;
+        processor.check_vision(&config.vision)?;
+        let processor = processor.with_pixels(self.min_pixels, self.max_pixels)?;
+        let processor = match self.resizer {
+            Some(resizer) => processor.with_resizer(resizer),
+            None => processor,
+        };
+        let device = Device::open(self.device)?;
+        let wishes = Wishes {
+            max_model_len: self.max_model_len,
+            max_batch: self.max_batch,
+            memory: self.memory,
+            free: device.memory()?.free,
+            max_pixels: processor.preprocessor().budget().max,
+        };
+        let plan = MemoryPlan::new(&config, wishes)?;
+        let checkpoint = Checkpoint::open(&self.folder)?;
+        let values = byte_values(&processor)?;
+        let options = ModelOptions {
+            rope_rows: plan.limits().sequence_tokens,
+            pages: plan.limits().pages,
+            byte_values: Some(&values),
+        };
+        let (model, loaded) = Model::load(&device, &config, &checkpoint, options)?;
+        let workspace = Workspace::new(&device, plan.workspace())?;
+        let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        warnings.extend(loaded.iter().map(ToString::to_string));
+        let name = device.located().to_string();
+        let core = Mutex::new(Core::new(device, model, workspace, plan.clone())?);
+        let shared = Shared { core, processor, config, generation, plan, device: name, warnings };
+        Ok(Engine { shared: Arc::new(shared) })
+    }
+}
+
+impl Engine {
+    /// An engine for the checkpoint in `folder`.
+    pub fn builder(folder: impl AsRef<Path>) -> EngineBuilder {
+        EngineBuilder {
+            folder: folder.as_ref().to_owned(),
+            device: DeviceChoice::Auto,
+            memory: MemoryLimit::default(),
+            max_model_len: None,
+            max_batch: MAX_BATCH,
+            resizer: None,
+            min_pixels: None,
+            max_pixels: None,
+        }
+    }
+
+    /// Takes a request: its media are read and its prompt is made before this returns; device work
+    /// begins when the generation is polled.
+    ///
+    /// # Errors
+    /// [`EngineError`]: bad media, prompt or settings; [`EngineError::ContextLength`] for a prompt
+    /// and answer that pass the engine's limit; [`EngineError::Deadline`].
+    pub fn submit(&self, request: Request) -> Result<Generation, EngineError> {
+        if request.deadline.is_some_and(super::timing::is_past) {
+            return Err(EngineError::Deadline);
+        }
+        let clock = Clock::start();
+        let shared = &self.shared;
+        let chosen = request.sampling.over(&shared.generation)?;
+        let processed = shared.processor.process(0, &request.conversation, request.options)?;
+        let usage = usage(&processed);
+        let max_new = self.max_new(&request, &usage)?;
+        let submission = self.submission(processed, chosen, max_new)?;
+        let timings = Timings { media: clock.elapsed(), ..Timings::default() };
+        let id = shared.core.lock().unwrap_or_else(PoisonError::into_inner).submit(submission)?;
+        Ok(Generation::new(shared.clone(), id, usage, timings, request.deadline))
+    }
+
+    /// Name of the device in use, `cuda:N` or `software`.
+    pub fn device(&self) -> &str {
+        &self.shared.device
+    }
+
+    /// Device memory by purpose.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.shared.plan
+    }
+
+    /// The checkpoint's processor.
+    pub fn processor(&self) -> &Processor {
+        &self.shared.processor
+    }
+
+    /// What was odd about the checkpoint and did not stop it.
+    pub fn warnings(&self) -> &[String] {
+        &self.shared.warnings
+    }
+
+    fn max_new(&self, request: &Request, usage: &Usage) -> Result<Tokens, EngineError> {
+        let limit = self.shared.plan.max_model_len();
+        let prompt = Tokens(usage.prompt_tokens);
+        let left = limit.0.saturating_sub(prompt.0);
+        let too_long = |max_new| EngineError::ContextLength {
+            prompt,
+            image: Tokens(usage.image_tokens),
+            max_new,
+            limit,
+        };
+        match request.max_new_tokens {
+            Some(Tokens(0)) => Err(EngineError::InvalidRequest {
+                field: "max_new_tokens",
+                got: "0".to_owned(),
+                allowed: "above 0",
+            }),
+            Some(asked) if asked.0 > left => Err(too_long(asked)),
+            Some(asked) => Ok(asked),
+            // Without a wish the answer is as long as fits.
+            None if left == 0 => Err(too_long(Tokens(1))),
+            None => {
+                let default = self.shared.generation.max_new_tokens;
+                Ok(Tokens(default.map_or(MAX_NEW_TOKENS, |tokens| tokens.0).min(left)))
+            }
+        }
+    }
+
+    fn submission(
+        &self,
+        processed: Processed,
+        chosen: super::sampling::Chosen,
+        max_new: Tokens,
+    ) -> Result<Submission, EngineError> {
+        let shared = &self.shared;
+        let images: Vec<GridThw> = processed.images.iter().map(|image| image.grid).collect();
+        let grids = Grids { images: &images, videos: &[] };
+        let placed = positions::sequence(&shared.config, &processed.input_ids, grids)
+            .map_err(crate::model::ModelError::from)?;
+        let mut next = 0;
+        let mut visual = Vec::with_capacity(processed.input_ids.len());
+        for id in &processed.input_ids {
+            let is_placeholder = *id == shared.config.tokens.image;
+            visual.push(if is_placeholder { next } else { -1 });
+            next += i32::from(is_placeholder);
+        }
+        let items = processed.images.into_iter().filter_map(|image| image.prepared).collect();
+        Ok(Submission {
+            ids: processed.input_ids,
+            positions: placed.axes,
+            next_position: placed.next,
+            visual,
+            items,
+            chosen,
+            max_new,
+            eos: shared.generation.eos.clone(),
+        })
+    }
+}
+
+/// What the processor makes of each byte of each channel.
+fn byte_values(processor: &Processor) -> Result<[[f32; 256]; 3], EngineError> {
+    let normalization = processor.preprocessor().normalization();
+    let table = normalization.table();
+    let table: Result<[[f32; 256]; 3], _> = table.try_into();
+    table.map_err(|_error| EngineError::internal("a byte table that is not 3 x 256".to_owned()))
+}
+
+fn usage(processed: &Processed) -> Usage {
+    let media = processed.images.iter().map(|image| MediaUse {
+        source: image.source.clone(),
+        decoded: image.decoded,
+        resized: image.resized,
+        grid: image.grid,
+        tokens: image.tokens,
+    });
+    let media: Vec<MediaUse> = media.collect();
+    Usage {
+        prompt_tokens: processed.input_ids.len(),
+        image_tokens: media.iter().map(|item| item.tokens.0).sum(),
+        completion_tokens: 0,
+        media,
+    }
+}

@@ -1,0 +1,67 @@
+//! What is asked of the engine.
+
+use std::time::Instant;
+
+use super::Sampling;
+use crate::prompt::{ControlText, Conversation, Message, ProcessOptions, RenderOptions};
+use crate::units::Tokens;
+
+/// One question: a conversation, and how to answer it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(super) conversation: Conversation,
+    pub(super) options: ProcessOptions,
+    pub(super) sampling: Sampling,
+    pub(super) max_new_tokens: Option<Tokens>,
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Request {
+    /// The next turn of the assistant in a conversation.
+    pub fn chat(messages: impl IntoIterator<Item = Message>) -> Self {
+        Self::conversation(Conversation::new(messages))
+    }
+
+    /// The same for a conversation read from JSON.
+    pub fn conversation(conversation: Conversation) -> Self {
+        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
+        let options = ProcessOptions { render, control_text: ControlText::default() };
+        let sampling = Sampling::default();
+        Self { conversation, options, sampling, max_new_tokens: None, deadline: None }
+    }
+
+    /// Longest answer; without it the checkpoint's, else 1,024, and no more than fits.
+    #[must_use]
+    pub fn max_new_tokens(mut self, tokens: usize) -> Self {
+        self.max_new_tokens = Some(Tokens(tokens));
+        self
+    }
+
+    /// How tokens are chosen; without it as the checkpoint says.
+    #[must_use]
+    pub fn sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
+        self
+    }
+
+    /// Writes `Picture N:` before pictures.
+    #[must_use]
+    pub fn add_vision_id(mut self, add: bool) -> Self {
+        self.options.render.add_vision_id = add;
+        self
+    }
+
+    /// What the strings of control tokens in messages mean.
+    #[must_use]
+    pub fn control_text(mut self, policy: ControlText) -> Self {
+        self.options.control_text = policy;
+        self
+    }
+
+    /// When the answer is of no use any more: nothing runs after it, what there is comes back.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}

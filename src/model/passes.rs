@@ -1,0 +1,114 @@
+//! The model: a configuration, its weights on a device, and both passes over them.
+
+use super::{
+    ModelError,
+    checkpoint::Checkpoint,
+    config::ModelConfig,
+    decoder::Decoder,
+    rope,
+    vision::{Observer, Vision, VisionItem},
+    weights::{LoadWarning, Weights},
+    workspace::{StepLimits, Widths, Workspace, kv_layout},
+};
+use crate::device::Device;
+
+/// What a model is loaded for.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelOptions<'a> {
+    /// Rows of the rotary table: one more than the largest position.
+    pub rope_rows: usize,
+    /// Pages of the key/value pool that it will run with.
+    pub pages: usize,
+    /// `[3][256]`: what the processor makes of each byte; `None` where no frames will come.
+    pub byte_values: Option<&'a [[f32; 256]; 3]>,
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    widths: Widths,
+    vision: Vision,
+    decoder: Decoder,
+    rope_rows: usize,
+}
+
+impl Model {
+    /// Checks, converts and uploads a checkpoint's weights.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] for the first tensor that is missing or misshapen;
+    /// [`ModelError::Device`].
+    pub fn load(
+        device: &Device,
+        config: &ModelConfig,
+        checkpoint: &Checkpoint,
+        options: ModelOptions<'_>,
+    ) -> Result<(Self, Vec<LoadWarning>), ModelError> {
+        let (weights, warnings) = Weights::load(device, config, checkpoint)?;
+        let widths = Widths::new(config);
+        let vision = Vision::new(device, weights.vision, config, widths, options.byte_values)?;
+        let table = device.upload(&rope::text_table(&config.text, options.rope_rows))?;
+        let layout = kv_layout(config, options.pages);
+        let decoder = Decoder::new(weights.text, &config.text, widths, layout, table);
+        let (config, rope_rows) = (config.clone(), options.rope_rows);
+        Ok((Self { config, widths, vision, decoder, rope_rows }, warnings))
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its widths.
+    pub fn widths(&self) -> Widths {
+        self.widths
+    }
+
+    /// Its language model.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Rows of its rotary table.
+    pub fn rope_rows(&self) -> usize {
+        self.rope_rows
+    }
+
+    /// Runs the tower over `items`, several to a run while they fit, and writes their image rows
+    /// from row `first` on, one item after another.
+    ///
+    /// # Errors
+    /// As [`Vision::forward`]; [`ModelError::StepTooLarge`] if one item alone does not fit.
+    pub fn see(
+        &self,
+        device: &Device,
+        workspace: &mut Workspace,
+        items: &[VisionItem<'_>],
+        first: usize,
+        limits: StepLimits,
+        observe: &mut Observer<'_>,
+    ) -> Result<(), ModelError> {
+        let (mut start, mut row) = (0, first);
+        while start < items.len() {
+            let (mut end, mut patches, mut bytes, mut merged) = (start, 0, 0, 0);
+            while let Some(item) = items.get(end) {
+                let rows = item.grid.patch_rows().ok_or(ModelError::Grid { grid: item.grid })?.0;
+                let more = item.pixel_bytes();
+                if patches + rows > limits.patch_rows || bytes + more > limits.pixel_bytes {
+                    break;
+                }
+                patches += rows;
+                bytes += more;
+                merged += self.vision.merged_rows(item.grid);
+                end += 1;
+            }
+            if end == start || row + merged > limits.image_rows {
+                return Err(ModelError::StepTooLarge);
+            }
+            self.vision.forward(device, workspace, &items[start..end], row, observe)?;
+            (start, row) = (end, row + merged);
+        }
+        Ok(())
+    }
+}
