@@ -4,6 +4,10 @@
 mod doctor;
 mod error;
 mod output;
+mod process;
+mod prompts;
+mod render;
+mod tokens;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -28,6 +32,12 @@ struct Cli {
 enum Command {
     /// Say which driver, device and kernels would be used, and why
     Doctor(doctor::DoctorArgs),
+    /// Write what the reference's processor returns: ids, masks, pixels, grids
+    Process(process::ProcessArgs),
+    /// Print a conversation as the chat template renders it
+    Render(render::RenderArgs),
+    /// Count the tokens of a prompt, part by part, without weights
+    Tokens(tokens::TokensArgs),
 }
 
 /// Flags that every command takes.
@@ -92,6 +102,9 @@ pub fn main() -> ExitCode {
     let mut out = Output::new(&cli.common);
     let done = match cli.command {
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
+        Command::Process(arguments) => process::run(&arguments, &mut out),
+        Command::Render(arguments) => render::run(&arguments, &mut out),
+        Command::Tokens(arguments) => tokens::run(&arguments, &mut out),
     };
     match done.and_then(|code| out.flush().map(|()| code)) {
         Ok(code) => ExitCode::from(code),

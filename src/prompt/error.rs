@@ -213,6 +213,9 @@ pub enum PromptError {
         /// In the messages.
         media: usize,
     },
+    /// Rows of several lengths, and nothing to pad them with.
+    #[error("the tokenizer has no pad token: process the conversations one at a time")]
+    NoPadToken,
     /// A grid that does not fall into merged patches, or whose tokens cannot be counted.
     #[error("{spot}: a grid of {grid} patches has no whole number of merged patches of {merge}")]
     Grid {
@@ -245,6 +248,7 @@ impl PromptError {
             Self::Patch { .. } | Self::TokenId { .. } => "checkpoint_invalid",
             Self::Tokenizer { .. } | Self::Encode { .. } => "tokenizer_invalid",
             Self::UnsupportedTokenizer { .. } | Self::Unsupported { .. } => "unsupported",
+            Self::NoPadToken => "tokenizer_invalid",
             Self::NoTemplate { .. } | Self::Template { .. } | Self::TemplateChangesText => {
                 "template_invalid"
             }

@@ -28,7 +28,7 @@ pub struct Processor {
     template: ChatTemplate,
     preprocessor: Preprocessor,
     tokens: VisionTokens,
-    pad: TokenId,
+    pad: Option<TokenId>,
     limits: PromptLimits,
 }
 
@@ -148,8 +148,7 @@ impl Processor {
         let template = template(folder, &settings)?;
         let pad = settings.get("pad_token").and_then(token_text);
         let pad = pad.as_deref().unwrap_or("<|endoftext|>");
-        // A tokenizer without it still serves single rows; 0 is then never used as a token.
-        let pad = tokenizer.added_id(pad).unwrap_or(TokenId(0));
+        let pad = tokenizer.added_id(pad);
         let preprocessor = preprocessor(folder)?;
         let limits = PromptLimits::default();
         Ok(Self { tokenizer, template, preprocessor, tokens, pad, limits })
@@ -271,16 +270,23 @@ impl Processor {
     }
 
     /// Rows of one length, padded on the left.
-    pub fn pad(&self, rows: &[Processed]) -> Batch {
+    ///
+    /// # Errors
+    /// [`PromptError::NoPadToken`] where rows differ in length and the tokenizer has no such token.
+    pub fn pad(&self, rows: &[Processed]) -> Result<Batch, PromptError> {
         let columns = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
         let (mut input_ids, mut attention_mask) = (Vec::new(), Vec::new());
         for row in rows {
             let missing = columns - row.input_ids.len();
-            input_ids.extend(std::iter::repeat_n(self.pad, missing).chain(row.input_ids.clone()));
+            if missing > 0 {
+                let pad = self.pad.ok_or(PromptError::NoPadToken)?;
+                input_ids.extend(std::iter::repeat_n(pad, missing));
+            }
+            input_ids.extend_from_slice(&row.input_ids);
             attention_mask.extend(std::iter::repeat_n(0, missing));
             attention_mask.extend(std::iter::repeat_n(1, row.input_ids.len()));
         }
-        Batch { rows: rows.len(), columns, input_ids, attention_mask }
+        Ok(Batch { rows: rows.len(), columns, input_ids, attention_mask })
     }
 
     fn inputs(

@@ -1,0 +1,115 @@
+//! `qwen2vl process`: what the reference's processor returns, as a file of tensors.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use serde_json::json;
+
+use super::error::exit;
+use super::prompts::{self, PictureArgs, PromptArgs};
+use super::{CliError, ModelArgs, Output};
+use crate::prompt::{ImageInput, Processed, Processor};
+
+/// Arguments of `process`.
+#[derive(Debug, Args)]
+pub(crate) struct ProcessArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Conversation, or list of conversations, as JSON
+    #[arg(long, value_name = "FILE")]
+    messages: PathBuf,
+    /// Where the tensors go
+    #[arg(long, value_name = "FILE.safetensors")]
+    output: PathBuf,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
+    pictures: PictureArgs,
+}
+
+/// A tensor of the result.
+struct Tensor {
+    name: &'static str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+/// Writes the tensors and prints what they are.
+pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliError> {
+    let conversations = prompts::conversations(&arguments.messages)?;
+    let processor = arguments.pictures.apply(Processor::from_dir(&arguments.model.model)?)?;
+    let options = arguments.prompt.options();
+    let rows = conversations.list.iter().enumerate();
+    let rows = rows.map(|(index, conversation)| processor.process(index, conversation, options));
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let tensors = tensors(&processor, &rows)?;
+    save(&tensors, arguments)?;
+    prompts::warn_escaped(rows.iter().map(|row| row.escaped).sum(), out);
+    let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
+    if out.is_json() {
+        let shapes: serde_json::Map<String, serde_json::Value> =
+            tensors.iter().map(|tensor| (tensor.name.into(), json!(tensor.shape))).collect();
+        let media = images.iter().enumerate().map(|(i, image)| prompts::medium(i, image));
+        out.document(&json!({
+            "schema": "qwen2vl.process/1",
+            "output": arguments.output.display().to_string(),
+            "tensors": shapes,
+            "media": media.collect::<Vec<_>>(),
+        }))?;
+    } else {
+        for tensor in &tensors {
+            out.line(&format!("{:16}  {:?}  {:?}", tensor.name, tensor.dtype, tensor.shape))?;
+        }
+    }
+    Ok(exit::DONE)
+}
+
+fn tensors(processor: &Processor, rows: &[Processed]) -> Result<Vec<Tensor>, CliError> {
+    let batch = processor.pad(rows)?;
+    let shape = vec![batch.rows, batch.columns];
+    let long = |values: &mut dyn Iterator<Item = i64>| values.flat_map(i64::to_le_bytes).collect();
+    let mut tensors = vec![
+        Tensor {
+            name: "input_ids",
+            dtype: Dtype::I64,
+            shape: shape.clone(),
+            data: long(&mut batch.input_ids.iter().map(|id| i64::from(id.0))),
+        },
+        Tensor {
+            name: "attention_mask",
+            dtype: Dtype::I64,
+            shape,
+            data: long(&mut batch.attention_mask.iter().map(|mask| i64::from(*mask))),
+        },
+    ];
+    let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
+    if images.is_empty() {
+        return Ok(tensors);
+    }
+    let sides = images.iter().flat_map(|image| [image.grid.t, image.grid.h, image.grid.w]);
+    let data = long(&mut sides.map(|side| i64::try_from(side).unwrap_or(i64::MAX)));
+    let prepared = images.iter().filter_map(|image| image.prepared.as_ref());
+    let pixels = prepared.flat_map(|prepared| processor.preprocessor().pixel_values(prepared));
+    let pixels: Vec<u8> = pixels.flat_map(f32::to_le_bytes).collect();
+    let width = processor.preprocessor().row_values();
+    let shape = vec![pixels.len() / (width * size_of::<f32>()), width];
+    tensors.push(Tensor { name: "pixel_values", dtype: Dtype::F32, shape, data: pixels });
+    let (name, dtype, shape) = ("image_grid_thw", Dtype::I64, vec![images.len(), 3]);
+    tensors.push(Tensor { name, dtype, shape, data });
+    Ok(tensors)
+}
+
+fn save(tensors: &[Tensor], arguments: &ProcessArgs) -> Result<(), CliError> {
+    let internal = |error| CliError::new("internal", exit::INTERNAL, Box::new(error));
+    let views = tensors.iter().map(|tensor| {
+        let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data);
+        Ok((tensor.name, view.map_err(internal)?))
+    });
+    let views = views.collect::<Result<Vec<_>, CliError>>()?;
+    serialize_to_file(views, None, &arguments.output).map_err(|error| {
+        let what = format!("cannot write {}: {error}", arguments.output.display());
+        CliError::new("io", exit::INPUT, what)
+    })
+}

@@ -1,0 +1,196 @@
+//! What commands that make prompts share: flags, messages files, warnings.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::error::exit;
+use super::{CliError, Output};
+use crate::media::{MediaError, Resizer};
+use crate::prompt::{
+    ControlText, Conversations, ImageInput, ProcessOptions, Processor, PromptError, RenderOptions,
+};
+
+/// Bytes of a messages file: some pictures of the largest size, as base64.
+const MAX_MESSAGES: u64 = 1 << 30;
+
+/// How a conversation becomes a prompt.
+#[derive(Debug, Args)]
+pub(crate) struct PromptArgs {
+    /// Number pictures in the prompt: "Picture 1: "
+    #[arg(long)]
+    pub(crate) add_vision_id: bool,
+    /// What strings of control tokens in messages mean
+    #[arg(long, value_name = "POLICY", default_value = "literal")]
+    pub(crate) control_text: ControlTextArg,
+}
+
+impl PromptArgs {
+    /// Options that end the prompt with the head of the answer.
+    pub(crate) fn options(&self) -> ProcessOptions {
+        let render =
+            RenderOptions { add_generation_prompt: true, add_vision_id: self.add_vision_id };
+        ProcessOptions { render, control_text: self.control_text.into() }
+    }
+}
+
+/// How pictures are resized.
+#[derive(Debug, Args)]
+pub(crate) struct PictureArgs {
+    /// Whose resize and arithmetic
+    #[arg(long, value_name = "RULE", default_value = "torchvision")]
+    resize: ResizeArg,
+    /// Least pixels of a resized picture: 3136, 4x28x28, 3k
+    #[arg(long, value_name = "N", value_parser = pixels)]
+    min_pixels: Option<u64>,
+    /// Most pixels of a resized picture: 1003520, 1280x28x28, 1M
+    #[arg(long, value_name = "N", value_parser = pixels)]
+    max_pixels: Option<u64>,
+}
+
+impl PictureArgs {
+    /// The checkpoint's processor with these settings over its own.
+    pub(crate) fn apply(&self, processor: Processor) -> Result<Processor, CliError> {
+        let processor = processor.with_resizer(self.resize.into());
+        processor.with_pixels(self.min_pixels, self.max_pixels).map_err(CliError::from)
+    }
+}
+
+/// Policies of `--control-text`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ControlTextArg {
+    /// Text like any other
+    Literal,
+    /// An error
+    Refuse,
+    /// Control tokens, as in the reference
+    Trusted,
+}
+
+impl From<ControlTextArg> for ControlText {
+    fn from(policy: ControlTextArg) -> Self {
+        match policy {
+            ControlTextArg::Literal => Self::Literal,
+            ControlTextArg::Refuse => Self::Refuse,
+            ControlTextArg::Trusted => Self::Trusted,
+        }
+    }
+}
+
+/// Rules of `--resize`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ResizeArg {
+    /// The reference's default
+    #[value(alias = "fast")]
+    Torchvision,
+    /// Pillow up to release 12
+    #[value(aliases = ["pil", "slow"])]
+    Pillow,
+    /// Pillow from release 13 on
+    Pillow13,
+}
+
+impl From<ResizeArg> for Resizer {
+    fn from(rule: ResizeArg) -> Self {
+        match rule {
+            ResizeArg::Torchvision => Self::Torchvision,
+            ResizeArg::Pillow => Self::Pillow,
+            ResizeArg::Pillow13 => Self::Pillow13,
+        }
+    }
+}
+
+/// Reads a messages file; paths in it are relative to its folder.
+pub(crate) fn conversations(file: &Path) -> Result<Conversations, CliError> {
+    let mut bytes = Vec::new();
+    let read =
+        File::open(file).and_then(|open| open.take(MAX_MESSAGES + 1).read_to_end(&mut bytes));
+    read.map_err(|error| CliError::io(file, &error))?;
+    if bytes.len() as u64 > MAX_MESSAGES {
+        let limit = "messages file in bytes";
+        let max = usize::try_from(MAX_MESSAGES).unwrap_or(usize::MAX);
+        return Err(PromptError::Limit { limit, got: bytes.len(), max }.into());
+    }
+    let folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
+    Conversations::from_json(&bytes, &folder).map_err(|error| {
+        let error = CliError::from(error);
+        CliError { cause: format!("{}: {}", file.display(), error.message()).into(), ..error }
+    })
+}
+
+/// Says how many control tokens of messages became text.
+pub(crate) fn warn_escaped(escaped: usize, out: &mut Output) {
+    if escaped > 0 {
+        let what = "control token(s) in messages are taken as text; --control-text trusted \
+                    makes them active";
+        out.warn("control_text_escaped", &format!("{escaped} {what}"));
+    }
+}
+
+/// One medium as results report it.
+pub(crate) fn medium(index: usize, image: &ImageInput) -> Value {
+    json!({
+        "index": index,
+        "kind": "image",
+        "source": image.source,
+        "decoded": [image.decoded.width, image.decoded.height],
+        "resized": [image.resized.width, image.resized.height],
+        "grid_thw": [image.grid.t, image.grid.h, image.grid.w],
+        "tokens": image.tokens.0,
+    })
+}
+
+impl From<PromptError> for CliError {
+    fn from(error: PromptError) -> Self {
+        let code = error.code();
+        Self::new(code, status(code), error)
+    }
+}
+
+impl From<MediaError> for CliError {
+    fn from(error: MediaError) -> Self {
+        let code = error.code();
+        Self::new(code, status(code), error)
+    }
+}
+
+fn status(code: &str) -> u8 {
+    match code {
+        "invalid_request" | "unsupported" => exit::USAGE,
+        "checkpoint_invalid" | "tokenizer_invalid" | "template_invalid" => exit::CHECKPOINT,
+        _ => exit::INPUT,
+    }
+}
+
+/// `784`, `1280x28x28`, `512k`, `12M`.
+fn pixels(text: &str) -> Result<u64, String> {
+    let expected = || format!("{text:?} is no number of pixels, such as 1003520, 1280x28x28 or 1M");
+    let (digits, unit) = match text.as_bytes().last() {
+        Some(b'k') => (&text[..text.len() - 1], 1_000),
+        Some(b'M') => (&text[..text.len() - 1], 1_000_000),
+        _ => (text, 1),
+    };
+    let product = digits
+        .split('x')
+        .try_fold(unit, |product: u64, factor| product.checked_mul(factor.parse::<u64>().ok()?));
+    product.filter(|pixels| *pixels > 0).ok_or_else(expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_pixels() {
+        let cases = [("784", 784), ("1280x28x28", 1_003_520), ("3k", 3_000), ("2M", 2_000_000)];
+        for (text, expected) in cases {
+            assert_eq!(pixels(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "x", "k", "-3", "28x", "99999999999M99", "4294967296x4294967296"] {
+            assert!(pixels(text).is_err(), "{text}");
+        }
+    }
+}
