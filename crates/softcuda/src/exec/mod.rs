@@ -1,7 +1,9 @@
 //! Execution of lowered kernels.
 
+pub mod block;
 pub mod handlers;
 pub mod op;
+mod sched;
 pub mod warp;
 
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use crate::memory::Memory;
 use crate::ptx::ast::Module;
 
+pub use block::{BUDGET, BlockState, Progress, Worker};
 pub use op::{Handler, Level, Op, Reg};
 pub use warp::Warp;
 

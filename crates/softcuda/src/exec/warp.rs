@@ -1,6 +1,6 @@
 //! The state of a warp, as handlers see it.
 
-use std::sync::atomic::AtomicU16;
+use std::sync::atomic::{AtomicBool, AtomicU16};
 
 use super::handlers::cpasync::Copies;
 use super::op::{Op, Reg};
@@ -161,7 +161,9 @@ pub struct Warp {
     pub launch: u64,
     /// Multiprocessors of the device, `%nsmid`.
     pub processors: u32,
-    /// Several workers run this launch: atomics must be host atomics.
+    /// Set while the launch is being stopped.
+    pub stop: *const AtomicBool,
+    /// The fault, once there is one.
     pub failure: Option<Box<Failure>>,
 }
 
@@ -182,7 +184,7 @@ impl Warp {
         self.frontier = std::ptr::null();
     }
 
-    /// Sets `%tid` of a lane: x, y, z.
+    /// `%tid` of a lane: x, y, z.
     #[must_use]
     pub fn thread(&self, lane: u32) -> [u32; 3] {
         let linear = self.index * 32 + lane;

@@ -14,9 +14,12 @@
 
 use std::collections::HashMap;
 
+use crate::exec::handlers::access::{GLOBAL, LOCAL, PARAM};
 use crate::exec::op::{Exec, Handler, Level, pick};
 use crate::fault::LoadError;
-use crate::ptx::ast::{Inst, Module, Operand, RegId};
+use crate::lower::flatten::Frame;
+use crate::memory::FUNCTION_BASE;
+use crate::ptx::ast::{Inst, Module, Operand, RegId, Symbol, VarId};
 use crate::ptx::types::{RegClass, ScalarType};
 
 /// A lane value of one, two or four registers, or one register of it.
@@ -70,6 +73,14 @@ pub const X: usize = 4;
 /// Index of `y(0)`, the low 16 bits of `imm`; four of them. Do not use with [`VOp::imm`].
 pub const Y: usize = 12;
 
+/// The ends of a guarded run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    None,
+    Guard,
+    Unguard,
+}
+
 /// An op whose operands are values.
 #[derive(Clone, Debug)]
 pub struct VOp {
@@ -87,6 +98,10 @@ pub struct VOp {
     pub(crate) site: u32,
     /// Branch target: a block, set by lowering.
     pub(crate) target: Option<u32>,
+    /// Set by lowering: begins or ends a guarded run.
+    pub(crate) mark: Mark,
+    /// Where the lanes that do not branch go, set by lowering.
+    pub(crate) rest: Option<u32>,
 }
 
 impl VOp {
@@ -101,6 +116,8 @@ impl VOp {
             guarded: false,
             site: 0,
             target: None,
+            rest: None,
+            mark: Mark::None,
         }
     }
 
@@ -237,7 +254,6 @@ impl<'a> Mods<'a> {
 }
 
 /// State of the lowering of a function.
-#[derive(Debug)]
 pub struct Emit<'a> {
     /// The module.
     pub module: &'a Module,
@@ -245,8 +261,17 @@ pub struct Emit<'a> {
     pub level: Level,
     pub(crate) kernel: String,
     pub(crate) line: u32,
-    pub(crate) reg_classes: Vec<RegClass>,
-    pub(crate) reg_values: Vec<u32>,
+    /// Instructions of the block before this one.
+    pub(crate) position: u32,
+    /// Bytes of the kernel's parameters.
+    pub(crate) params_size: u32,
+    /// Inlined bodies; values of their registers.
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) values: Vec<Vec<u32>>,
+    /// The body of the instruction.
+    pub(crate) frame: usize,
+    pub(crate) addresses: HashMap<VarId, (u8, u64)>,
+    pub(crate) carry: Option<M>,
     /// Registers of each value: 1, 2 or 4.
     pub(crate) widths: Vec<u8>,
     pub(crate) mask_count: u32,
@@ -307,7 +332,11 @@ impl Emit<'_> {
     /// # Errors
     /// For an index that the text does not have.
     pub fn class(&self, reg: RegId) -> Result<RegClass, LoadError> {
-        self.reg_classes.get(reg.0 as usize).copied().ok_or_else(|| self.error("no such register"))
+        self.frames[self.frame]
+            .classes
+            .get(reg.0 as usize)
+            .copied()
+            .ok_or_else(|| self.error("no such register"))
     }
 
     /// The value of a register that is not a predicate.
@@ -318,7 +347,7 @@ impl Emit<'_> {
         if self.class(reg)? == RegClass::Pred {
             return Err(self.error("a predicate where a value is needed"));
         }
-        Ok(V { id: self.reg_values[reg.0 as usize], part: 0 })
+        Ok(V { id: self.values[self.frame][reg.0 as usize], part: 0 })
     }
 
     /// A source of up to 32 bits. Of a wider register it is the low word. Integer immediates keep
@@ -433,7 +462,54 @@ impl Emit<'_> {
         if self.class(reg)? != RegClass::Pred {
             return Err(self.error("a value where a predicate is needed"));
         }
-        Ok(M(self.reg_values[reg.0 as usize]))
+        Ok(M(self.values[self.frame][reg.0 as usize]))
+    }
+
+    /// Operand `at` of an instruction.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn operand<'i>(&self, inst: &'i Inst, at: usize) -> Result<&'i Operand, LoadError> {
+        inst.operands.get(at).ok_or_else(|| self.error("an operand is missing"))
+    }
+
+    /// The carry flag of `add.cc` and its relatives.
+    pub fn carry_flag(&mut self) -> M {
+        if let Some(flag) = self.carry {
+            return flag;
+        }
+        let flag = self.temp_mask();
+        self.carry = Some(flag);
+        flag
+    }
+
+    /// Whether the instruction belongs to the kernel itself, not to an inlined function.
+    #[must_use]
+    pub fn in_entry(&self) -> bool {
+        self.frame == 0
+    }
+
+    /// Space (`exec::handlers::access`) and address in it of a variable, parameter or function.
+    ///
+    /// # Errors
+    /// For a variable without an address.
+    pub fn symbol(&self, symbol: Symbol) -> Result<(u8, u64), LoadError> {
+        let frame = &self.frames[self.frame];
+        let found = match symbol {
+            Symbol::Var(v) => match frame.locals.get(&v) {
+                Some(offset) => Some((LOCAL, *offset)),
+                None => self.addresses.get(&v).copied(),
+            },
+            Symbol::Param(i) if self.frame == 0 => frame
+                .func
+                .and_then(|f| self.module.function(f))
+                .and_then(|f| f.params.get(i as usize))
+                .map(|p| (PARAM, p.offset)),
+            Symbol::Param(i) => frame.params.get(i as usize).map(|o| (LOCAL, *o)),
+            Symbol::Return(i) => frame.returns.get(i as usize).map(|o| (LOCAL, *o)),
+            Symbol::Func(f) => Some((GLOBAL, FUNCTION_BASE + u64::from(f.0))),
+        };
+        found.ok_or_else(|| self.error("the name has no address"))
     }
 
     /// The elements of a vector operand; any other operand is one element.

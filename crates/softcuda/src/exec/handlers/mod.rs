@@ -4,5 +4,13 @@
 //! false when the instruction is not of the family (opcode, type); an error when a modifier or operand is not supported.
 //! `crate::lower` asks the families in the order of its list.
 
+pub(crate) mod access;
+pub(crate) mod alu_int;
+pub(crate) mod control;
 pub mod cpasync;
+pub(crate) mod lanewise;
+pub(crate) mod logic;
+pub(crate) mod mem;
+pub(crate) mod mov;
 pub mod special;
+pub(crate) mod warpops;

@@ -1,0 +1,673 @@
+//! Loads and stores.
+
+use super::access::{self, GENERIC, GLOBAL, LOCAL, PARAM, SHARED, addresses, places};
+use super::mov::{extend, extend_small};
+use crate::exec::op::{Exec, Op, Reg, Simd, put, reg};
+use crate::exec::warp::Warp;
+use crate::fault::LoadError;
+use crate::lower::emit::{A, D, Emit, Mods, Slot, V, VOp, X};
+use crate::ptx::ast::{AddressBase, Inst, Operand, Symbol};
+use crate::ptx::types::{RegClass, ScalarType, Space};
+
+/// Loads `N` elements of `SZ` bytes into the registers `x[0..N]` (pairs of 8 bytes).
+struct Load<const S: u8, const SZ: usize, const N: usize, const WIDE: bool>;
+/// Stores them.
+struct Store<const S: u8, const SZ: usize, const N: usize, const WIDE: bool>;
+
+/// The register of word `k` of an access of elements of `size` bytes.
+#[inline(always)]
+fn word_reg(p: &Op, size: usize, k: usize) -> u16 {
+    if size == 8 { p.x[k / 2] + (k % 2) as u16 } else { p.x[k] }
+}
+
+/// The host address if the lanes of a full warp access consecutive global elements.
+#[inline(always)]
+unsafe fn contiguous(r: *mut Reg, p: &Op, w: &Warp, size: usize) -> Option<*mut u8> {
+    if size > 16 {
+        return None;
+    }
+    // SAFETY: the operands are registers of the kernel.
+    let (lo, hi) = unsafe { (reg(r, p.a), reg(r, p.a + 1)) };
+    let (lo0, hi0) = (lo[0], hi[0]);
+    let mut differs = 0;
+    for l in 0..32 {
+        differs |= (lo[l] ^ lo0.wrapping_add((l * size) as u32)) | (hi[l] ^ hi0);
+    }
+    if differs != 0 || lo0 > u32::MAX - 32 * size as u32 {
+        return None;
+    }
+    let first = (u64::from(lo0) | (u64::from(hi0) << 32)).wrapping_add(p.imm);
+    if first & (size as u64 - 1) != 0 || !w.global.allows(first, 32 * size as u64) {
+        return None;
+    }
+    Some(w.global.host(first))
+}
+
+impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec for Load<S, SZ, N, WIDE> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the operands are registers of the kernel; accesses are checked.
+        unsafe {
+            if (S == GLOBAL || S == GENERIC)
+                && m == !0
+                && let Some(host) = contiguous(r, p, w, SZ * N)
+            {
+                if SZ < 4 {
+                    for k in 0..N {
+                        let mut v = [0u32; 32];
+                        for (l, v) in v.iter_mut().enumerate() {
+                            *v = element(host.add((l * N + k) * SZ), SZ);
+                        }
+                        (*r.add(p.x[k] as usize)).0 = v;
+                    }
+                } else {
+                    let words = SZ * N / 4;
+                    let host = host.cast::<u32>();
+                    for k in 0..words {
+                        let mut v = [0u32; 32];
+                        for (l, v) in v.iter_mut().enumerate() {
+                            *v = host.add(l * words + k).read();
+                        }
+                        (*r.add(word_reg(p, SZ, k) as usize)).0 = v;
+                    }
+                }
+                return true;
+            }
+            if S == SHARED {
+                let Some(host) = shared::<WIDE>(r, p, w, SZ * N, m, false) else { return false };
+                if SZ < 4 {
+                    for k in 0..N {
+                        let mut v = [0u32; 32];
+                        for (l, v) in v.iter_mut().enumerate() {
+                            *v = element(w.shared.add(host[l] as usize + k * SZ), SZ);
+                        }
+                        put::<L>(r, p.x[k], m, &v);
+                    }
+                } else {
+                    for k in 0..SZ * N / 4 {
+                        let mut v = [0u32; 32];
+                        for (l, v) in v.iter_mut().enumerate() {
+                            *v = w.shared.add(host[l] as usize + k * 4).cast::<u32>().read();
+                        }
+                        put::<L>(r, word_reg(p, SZ, k), m, &v);
+                    }
+                }
+                return true;
+            }
+            let address = addresses::<WIDE>(r, p);
+            load_lanes::<S, SZ, N>(r, p, w, m, &address)
+        }
+    }
+}
+
+/// Reads an element of 1 or 2 bytes.
+#[inline(always)]
+unsafe fn element(host: *const u8, size: usize) -> u32 {
+    // SAFETY: the access was checked.
+    unsafe { if size == 1 { u32::from(host.read()) } else { u32::from(host.cast::<u16>().read()) } }
+}
+
+/// The shared offsets of the lanes; those of inactive lanes are 0. `None` after a fault.
+#[inline(always)]
+unsafe fn shared<const WIDE: bool>(
+    r: *mut Reg,
+    p: &Op,
+    w: &mut Warp,
+    size: usize,
+    m: u32,
+    write: bool,
+) -> Option<[u32; 32]> {
+    // SAFETY: the operands are registers of the kernel.
+    unsafe {
+        let a = reg(r, p.a);
+        let mut v = [0u32; 32];
+        let mut bad = u32::from((w.shared_size as usize) < size);
+        let limit = (w.shared_size as usize).saturating_sub(size) as u32;
+        for l in 0..32 {
+            let on = 0u32.wrapping_sub((m >> l) & 1);
+            let at = a[l].wrapping_add(p.imm as u32) & on;
+            v[l] = at;
+            bad |= u32::from(at > limit) | (at & (size as u32 - 1));
+            if WIDE {
+                // The whole address must fit 32 bits.
+                let whole = crate::exec::op::wide(r, p.a, l).wrapping_add(p.imm);
+                bad |= (whole >> 32) as u32 & on;
+            }
+        }
+        if bad == 0 {
+            return Some(v);
+        }
+        let address = addresses::<WIDE>(r, p);
+        access::access_fault(w, p, SHARED, &address, (size as u64, m, write));
+        None
+    }
+}
+
+#[inline(never)]
+unsafe fn load_lanes<const S: u8, const SZ: usize, const N: usize>(
+    r: *mut Reg,
+    p: &Op,
+    w: &mut Warp,
+    m: u32,
+    address: &[u64; 32],
+) -> bool {
+    let Some(at) = places(w, p, S, address, ((SZ * N) as u64, m, false)) else { return false };
+    // SAFETY: the places were checked.
+    unsafe {
+        for (l, at) in at.iter().enumerate() {
+            if (m >> l) & 1 == 0 {
+                continue;
+            }
+            if SZ < 4 {
+                for k in 0..N {
+                    let byte = k * SZ;
+                    let host = at.host.add(byte / 4 * at.stride + byte % 4);
+                    (*r.add(p.x[k] as usize)).0[l] = element(host, SZ);
+                }
+            } else {
+                for k in 0..SZ * N / 4 {
+                    let v = at.host.add(k * at.stride).cast::<u32>().read();
+                    (*r.add(word_reg(p, SZ, k) as usize)).0[l] = v;
+                }
+            }
+        }
+    }
+    true
+}
+
+impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec
+    for Store<S, SZ, N, WIDE>
+{
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the operands are registers of the kernel; accesses are checked.
+        unsafe {
+            if (S == GLOBAL || S == GENERIC)
+                && m == !0
+                && let Some(host) = contiguous(r, p, w, SZ * N)
+            {
+                if SZ < 4 {
+                    for k in 0..N {
+                        let v = reg(r, p.x[k]);
+                        for (l, v) in v.iter().enumerate() {
+                            set_element(host.add((l * N + k) * SZ), SZ, *v);
+                        }
+                    }
+                } else {
+                    let words = SZ * N / 4;
+                    let host = host.cast::<u32>();
+                    for k in 0..words {
+                        let v = reg(r, word_reg(p, SZ, k));
+                        for (l, v) in v.iter().enumerate() {
+                            host.add(l * words + k).write(*v);
+                        }
+                    }
+                }
+                return true;
+            }
+            if S == SHARED {
+                let Some(host) = shared::<WIDE>(r, p, w, SZ * N, m, true) else { return false };
+                let mut left = m;
+                while left != 0 {
+                    let l = left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    let at = w.shared.add(host[l] as usize);
+                    if SZ < 4 {
+                        for k in 0..N {
+                            set_element(at.add(k * SZ), SZ, reg(r, p.x[k])[l]);
+                        }
+                    } else {
+                        for k in 0..SZ * N / 4 {
+                            at.add(k * 4).cast::<u32>().write(reg(r, word_reg(p, SZ, k))[l]);
+                        }
+                    }
+                }
+                return true;
+            }
+            let address = addresses::<WIDE>(r, p);
+            store_lanes::<S, SZ, N>(r, p, w, m, &address)
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn set_element(host: *mut u8, size: usize, v: u32) {
+    // SAFETY: the access was checked.
+    unsafe {
+        if size == 1 {
+            host.write(v as u8);
+        } else {
+            host.cast::<u16>().write(v as u16);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn store_lanes<const S: u8, const SZ: usize, const N: usize>(
+    r: *mut Reg,
+    p: &Op,
+    w: &mut Warp,
+    m: u32,
+    address: &[u64; 32],
+) -> bool {
+    let Some(at) = places(w, p, S, address, ((SZ * N) as u64, m, true)) else { return false };
+    // SAFETY: the places were checked.
+    unsafe {
+        for (l, at) in at.iter().enumerate() {
+            if (m >> l) & 1 == 0 {
+                continue;
+            }
+            if SZ < 4 {
+                for k in 0..N {
+                    let byte = k * SZ;
+                    let host = at.host.add(byte / 4 * at.stride + byte % 4);
+                    set_element(host, SZ, reg(r, p.x[k])[l]);
+                }
+            } else {
+                for k in 0..SZ * N / 4 {
+                    let v = reg(r, word_reg(p, SZ, k))[l];
+                    at.host.add(k * at.stride).cast::<u32>().write(v);
+                }
+            }
+        }
+    }
+    true
+}
+
+/// Broadcasts the parameter of `x0` bytes at offset `imm`; lowering checked the bounds.
+struct LoadParam<const WIDE: bool>;
+
+impl<const WIDE: bool> Exec for LoadParam<WIDE> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the offset is inside the parameter buffer.
+        unsafe {
+            let host = w.params.add(p.imm as usize);
+            if WIDE {
+                let v = host.cast::<u64>().read_unaligned();
+                put::<L>(r, p.d, m, &[v as u32; 32]);
+                put::<L>(r, p.d + 1, m, &[(v >> 32) as u32; 32]);
+            } else {
+                let v = match p.x[0] {
+                    1 => u32::from(host.read()),
+                    2 => u32::from(host.cast::<u16>().read_unaligned()),
+                    _ => host.cast::<u32>().read_unaligned(),
+                };
+                put::<L>(r, p.d, m, &[v; 32]);
+            }
+        }
+        true
+    }
+}
+
+type Lowered = Result<bool, LoadError>;
+
+/// An address operand: its space, the register that it starts from, and an offset.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address {
+    /// A constant of this module.
+    pub space: u8,
+    /// Register (pair if `is_wide`).
+    pub base: V,
+    /// 64-bit register.
+    pub is_wide: bool,
+    /// Goes into `imm`.
+    pub offset: u64,
+}
+
+/// Takes the state space of a memory operation; `None` is generic.
+pub(crate) fn take_space(mods: &mut Mods) -> Option<Space> {
+    match mods.take_any(&[
+        "global",
+        "shared",
+        "shared::cta",
+        "local",
+        "const",
+        "param",
+        "param::entry",
+        "param::func",
+    ])? {
+        "global" => Some(Space::Global),
+        "shared" | "shared::cta" => Some(Space::Shared),
+        "local" => Some(Space::Local),
+        "const" => Some(Space::Const),
+        _ => Some(Space::Param),
+    }
+}
+
+/// Resolves an address operand of a space.
+///
+/// # Errors
+/// For an operand that is no address.
+pub(crate) fn address(
+    cx: &mut Emit,
+    operand: &Operand,
+    space: Option<Space>,
+) -> Result<Address, LoadError> {
+    let Operand::Address(base, offset) = operand else {
+        return Err(cx.error("an address is needed"));
+    };
+    let kind = |cx: &Emit, space: Option<Space>| match space {
+        Some(Space::Global | Space::Const) => GLOBAL,
+        Some(Space::Shared) => SHARED,
+        Some(Space::Local) => LOCAL,
+        Some(Space::Param) if cx.in_entry() => PARAM,
+        Some(Space::Param) => LOCAL,
+        _ => GENERIC,
+    };
+    match base {
+        AddressBase::Reg(reg) => {
+            let is_wide = cx.class(*reg)? == RegClass::B64;
+            let space = kind(cx, space);
+            if !is_wide && (space == GLOBAL || space == GENERIC) {
+                return Err(cx.error("the address must have 64 bits"));
+            }
+            Ok(Address { space, base: cx.value(*reg)?, is_wide, offset: *offset as u64 })
+        }
+        AddressBase::Symbol(symbol) => {
+            let (found, address) = cx.symbol(*symbol)?;
+            let address = address.wrapping_add(*offset as u64);
+            if matches!(found, GLOBAL | GENERIC) {
+                return Ok(Address {
+                    space: found,
+                    base: cx.const64(address),
+                    is_wide: true,
+                    offset: 0,
+                });
+            }
+            Ok(Address {
+                space: found,
+                base: cx.const32(address as u32),
+                is_wide: false,
+                offset: 0,
+            })
+        }
+        AddressBase::Absolute => {
+            let space = kind(cx, space);
+            let base = cx.const64(*offset as u64);
+            Ok(Address { space, base, is_wide: true, offset: 0 })
+        }
+    }
+}
+
+macro_rules! by_shape {
+    ($cx:expr, $what:ident, $space:expr, $wide:expr, $size:expr, $count:expr) => {
+        match ($space, $wide) {
+            (GLOBAL, _) => by_shape!(@ $cx, $what, GLOBAL, true, $size, $count),
+            (SHARED, false) => by_shape!(@ $cx, $what, SHARED, false, $size, $count),
+            (SHARED, true) => by_shape!(@ $cx, $what, SHARED, true, $size, $count),
+            (LOCAL, false) => by_shape!(@ $cx, $what, LOCAL, false, $size, $count),
+            (LOCAL, true) => by_shape!(@ $cx, $what, LOCAL, true, $size, $count),
+            (PARAM, false) => by_shape!(@ $cx, $what, PARAM, false, $size, $count),
+            (PARAM, true) => by_shape!(@ $cx, $what, PARAM, true, $size, $count),
+            _ => by_shape!(@ $cx, $what, GENERIC, true, $size, $count),
+        }
+    };
+    (@ $cx:expr, $what:ident, $s:ident, $w:literal, $size:expr, $count:expr) => {
+        match ($size, $count) {
+            (1, 1) => Some(VOp::of::<$what<$s, 1, 1, $w>>($cx)),
+            (1, 2) => Some(VOp::of::<$what<$s, 1, 2, $w>>($cx)),
+            (1, 4) => Some(VOp::of::<$what<$s, 1, 4, $w>>($cx)),
+            (2, 1) => Some(VOp::of::<$what<$s, 2, 1, $w>>($cx)),
+            (2, 2) => Some(VOp::of::<$what<$s, 2, 2, $w>>($cx)),
+            (2, 4) => Some(VOp::of::<$what<$s, 2, 4, $w>>($cx)),
+            (4, 1) => Some(VOp::of::<$what<$s, 4, 1, $w>>($cx)),
+            (4, 2) => Some(VOp::of::<$what<$s, 4, 2, $w>>($cx)),
+            (4, 4) => Some(VOp::of::<$what<$s, 4, 4, $w>>($cx)),
+            (4, 8) => Some(VOp::of::<$what<$s, 4, 8, $w>>($cx)),
+            (8, 1) => Some(VOp::of::<$what<$s, 8, 1, $w>>($cx)),
+            (8, 2) => Some(VOp::of::<$what<$s, 8, 2, $w>>($cx)),
+            (8, 4) => Some(VOp::of::<$what<$s, 8, 4, $w>>($cx)),
+            _ => None,
+        }
+    };
+}
+
+/// Drops modifiers that have no effect on values.
+pub(crate) fn drop_hints(mods: &mut Mods) {
+    mods.drop_if(|m| {
+        matches!(
+            m,
+            "weak"
+                | "relaxed"
+                | "acquire"
+                | "release"
+                | "acq_rel"
+                | "volatile"
+                | "mmio"
+                | "cta"
+                | "cluster"
+                | "gpu"
+                | "sys"
+                | "ca"
+                | "cg"
+                | "cs"
+                | "lu"
+                | "cv"
+                | "nc"
+                | "wb"
+                | "wt"
+                | "noftz"
+        ) || m.starts_with("L1::")
+            || m.starts_with("L2::")
+    });
+}
+
+fn take_count(mods: &mut Mods) -> usize {
+    match mods.take_any(&["v2", "v4", "v8"]) {
+        Some("v2") => 2,
+        Some("v4") => 4,
+        Some(_) => 8,
+        None => 1,
+    }
+}
+
+/// Where a loaded element goes: the register that the load writes, and what follows it.
+fn load_slot(
+    cx: &mut Emit,
+    operand: &Operand,
+    ty: ScalarType,
+) -> Result<(V, Option<VOp>), LoadError> {
+    let mut after = Vec::new();
+    std::mem::swap(&mut after, &mut cx.out);
+    let loaded = load_dest(cx, operand, ty);
+    std::mem::swap(&mut after, &mut cx.out);
+    Ok((loaded?, after.pop()))
+}
+
+fn load_dest(cx: &mut Emit, operand: &Operand, ty: ScalarType) -> Result<V, LoadError> {
+    let bytes = ty.bytes();
+    if bytes == 8 {
+        return cx.dst64(operand);
+    }
+    let Operand::Reg(reg) = operand else { return cx.dst32(operand) };
+    let d = cx.value(*reg)?;
+    let class = cx.class(*reg)?;
+    match class {
+        RegClass::B64 => {
+            let t = cx.temp(1);
+            if ty.is_signed() && bytes < 4 {
+                return Err(cx.error("sign extension to 64 bits is not supported"));
+            }
+            extend(cx, d, t, ty.is_signed());
+            Ok(t)
+        }
+        RegClass::B16 if bytes == 4 => Err(cx.error("the register is narrower than the load")),
+        _ if ty.is_signed() && bytes * 8 < class.bits() => {
+            let t = cx.temp(1);
+            extend_small(cx, d, t, bytes, class == RegClass::B16);
+            Ok(t)
+        }
+        _ => Ok(d),
+    }
+}
+
+fn lower_load(cx: &mut Emit, inst: &Inst, mut mods: Mods) -> Lowered {
+    drop_hints(&mut mods);
+    let space = take_space(&mut mods);
+    let count = take_count(&mut mods);
+    let Some(ty) = mods.take_type() else { return Ok(false) };
+    mods.finish(cx)?;
+    if ty == ScalarType::B128 || ty == ScalarType::Pred {
+        return Err(cx.error("type is not supported"));
+    }
+    let (dest, source) = (cx.operand(inst, 0)?, cx.operand(inst, 1)?);
+    let elements = cx.elements(dest);
+    if elements.len() != count {
+        return Err(cx.error("the vector has the wrong number of elements"));
+    }
+    let size = ty.bytes() as usize;
+    if let (true, Operand::Address(AddressBase::Symbol(Symbol::Param(_)), _)) =
+        (cx.in_entry(), source)
+    {
+        return load_param(cx, inst, elements, ty);
+    }
+    let at = address(cx, source, space)?;
+    let Some(mut op) = by_shape!(cx, Load, at.space, at.is_wide, size, count) else {
+        return Err(cx.error("vector is too wide"));
+    };
+    op = op.src(A, at.base).imm(at.offset);
+    let mut after = Vec::new();
+    for (k, element) in elements.iter().enumerate() {
+        let (v, extra) = load_slot(cx, element, ty)?;
+        op.slots[X + k] = Slot::Def(v);
+        after.extend(extra);
+    }
+    cx.push(op);
+    for op in after {
+        cx.push(op);
+    }
+    Ok(true)
+}
+
+/// `ld.param` of a kernel parameter by name.
+fn load_param(cx: &mut Emit, inst: &Inst, elements: &[Operand], ty: ScalarType) -> Lowered {
+    let Operand::Address(AddressBase::Symbol(symbol), offset) = cx.operand(inst, 1)? else {
+        return Ok(false);
+    };
+    let (_, base) = cx.symbol(*symbol)?;
+    let start = base.wrapping_add(*offset as u64);
+    let bytes = u64::from(ty.bytes());
+    let end = start.saturating_add(bytes * elements.len() as u64);
+    if end > u64::from(cx.params_size) {
+        return Err(cx.error("the load goes past the kernel's parameters"));
+    }
+    for (k, element) in elements.iter().enumerate() {
+        let (v, extra) = load_slot(cx, element, ty)?;
+        let op = if bytes == 8 {
+            VOp::of::<LoadParam<true>>(cx)
+        } else {
+            VOp::of::<LoadParam<false>>(cx).raw(X, bytes as u16)
+        };
+        cx.push(op.def(D, v).imm(start + k as u64 * bytes));
+        if let Some(op) = extra {
+            cx.push(op);
+        }
+    }
+    Ok(true)
+}
+
+/// Pushes the store of an argument to a local slot.
+///
+/// # Errors
+/// For an operand that is no value.
+pub(crate) fn store_slot(
+    cx: &mut Emit,
+    offset: u64,
+    ty: ScalarType,
+    from: &Operand,
+) -> Result<(), LoadError> {
+    let base = cx.const32(offset as u32);
+    let (v, op) = match ty.bytes() {
+        8 => (cx.src64(from)?, VOp::of::<Store<LOCAL, 8, 1, false>>(cx)),
+        2 => (cx.src16(from)?, VOp::of::<Store<LOCAL, 2, 1, false>>(cx)),
+        1 => (cx.src16(from)?, VOp::of::<Store<LOCAL, 1, 1, false>>(cx)),
+        _ => (cx.src32(from)?, VOp::of::<Store<LOCAL, 4, 1, false>>(cx)),
+    };
+    cx.push(op.src(A, base).src(X, v));
+    Ok(())
+}
+
+/// Pushes the load of a result from a local slot.
+///
+/// # Errors
+/// For a destination of another width.
+pub(crate) fn load_slot_at(
+    cx: &mut Emit,
+    offset: u64,
+    ty: ScalarType,
+    to: &Operand,
+) -> Result<(), LoadError> {
+    let base = cx.const32(offset as u32);
+    let op = match ty.bytes() {
+        8 => VOp::of::<Load<LOCAL, 8, 1, false>>(cx),
+        2 => VOp::of::<Load<LOCAL, 2, 1, false>>(cx),
+        1 => VOp::of::<Load<LOCAL, 1, 1, false>>(cx),
+        _ => VOp::of::<Load<LOCAL, 4, 1, false>>(cx),
+    };
+    let (v, after) = load_slot(cx, to, ty)?;
+    cx.push(op.src(A, base).def(X, v));
+    if let Some(op) = after {
+        cx.push(op);
+    }
+    Ok(())
+}
+
+fn lower_store(cx: &mut Emit, inst: &Inst, mut mods: Mods) -> Lowered {
+    drop_hints(&mut mods);
+    let space = take_space(&mut mods);
+    let count = take_count(&mut mods);
+    let Some(ty) = mods.take_type() else { return Ok(false) };
+    mods.finish(cx)?;
+    if ty == ScalarType::B128 || ty == ScalarType::Pred {
+        return Err(cx.error("type is not supported"));
+    }
+    let (dest, source) = (cx.operand(inst, 0)?, cx.operand(inst, 1)?);
+    let elements = cx.elements(source);
+    if elements.len() != count {
+        return Err(cx.error("the vector has the wrong number of elements"));
+    }
+    let at = address(cx, dest, space)?;
+    let Some(mut op) = by_shape!(cx, Store, at.space, at.is_wide, ty.bytes(), count) else {
+        return Err(cx.error("vector is too wide"));
+    };
+    op = op.src(A, at.base).imm(at.offset);
+    for (k, element) in elements.iter().enumerate() {
+        let v = match ty.bytes() {
+            8 => cx.src64(element)?,
+            1 | 2 => cx.src16(element)?,
+            _ => cx.src32(element)?,
+        };
+        op.slots[X + k] = Slot::Use(v);
+    }
+    cx.push(op);
+    Ok(true)
+}
+
+/// Lowers an instruction of this family.
+pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Lowered {
+    let mods = Mods::new(cx.module, inst);
+    match opcode {
+        "ld" | "ldu" => lower_load(cx, inst, mods),
+        "st" => lower_store(cx, inst, mods),
+        // No effect on values; addresses of prefetches may be anything.
+        "prefetch" | "prefetchu" | "discard" | "applypriority" => Ok(true),
+        // A block runs on one thread, and x86 keeps the order of stores and of loads.
+        "membar" | "fence" => {
+            cx.push(VOp::of::<Fence>(cx));
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// `membar`, `fence`.
+struct Fence;
+
+impl Exec for Fence {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(_: *mut Reg, _: &Op, _: &mut Warp, _: u32) -> bool {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        true
+    }
+}
