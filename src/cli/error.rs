@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::device::DeviceError;
+use crate::{device::DeviceError, engine::checkpoint::CheckpointError, model::config::ConfigError};
 
 /// Exit statuses (README, "Exit codes").
 pub(crate) mod exit {
@@ -67,6 +67,27 @@ impl From<DeviceError> for CliError {
             DeviceError::UnknownChoice(_) => Self::new("invalid_request", exit::USAGE, error),
             error => Self::new("device_error", exit::DEVICE, error),
         }
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.code(), checkpoint_exit(error.code()), error)
+    }
+}
+
+impl From<CheckpointError> for CliError {
+    fn from(error: CheckpointError) -> Self {
+        Self::new(error.code(), checkpoint_exit(error.code()), error)
+    }
+}
+
+/// Exit status of an error of a checkpoint's files.
+fn checkpoint_exit(code: &str) -> u8 {
+    match code {
+        "unsupported" => exit::USAGE,
+        "io" => exit::INPUT,
+        _ => exit::CHECKPOINT,
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod doctor;
 mod error;
+mod inspect;
 mod output;
 mod process;
 mod prompts;
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Say which driver, device and kernels would be used, and why
     Doctor(doctor::DoctorArgs),
+    /// Show what a checkpoint holds and what is wrong with it
+    Inspect(inspect::InspectArgs),
     /// Write what the reference's processor returns: ids, masks, pixels, grids
     Process(process::ProcessArgs),
     /// Print a conversation as the chat template renders it
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
     let mut out = Output::new(&cli.common);
     let done = match cli.command {
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
+        Command::Inspect(arguments) => inspect::run(&arguments, &mut out),
         Command::Process(arguments) => process::run(&arguments, &mut out),
         Command::Render(arguments) => render::run(&arguments, &mut out),
         Command::Tokens(arguments) => tokens::run(&arguments, &mut out),

@@ -23,3 +23,5 @@ pub use request::Request;
 pub use sampling::Sampling;
 pub use sequence::FinishReason;
 pub use timing::{Clock, Timings};
+
+pub use crate::model::{checkpoint, generation_config, weights};
