@@ -1,1 +1,8 @@
-//! Tests.
+//! Broken input: each a typed error and an exit status, never a panic.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod checkpoint;
+mod program;
