@@ -4,6 +4,7 @@ pub mod block;
 pub mod handlers;
 pub mod op;
 mod sched;
+pub(crate) mod simd;
 pub mod warp;
 
 use std::sync::Arc;

@@ -439,6 +439,15 @@ const FAMILIES: &[Family] = &[
     handlers::alu_int::lower,
     handlers::logic::lower,
     handlers::warpops::lower,
+    handlers::alu_f32::lower,
+    handlers::compare::lower,
+    handlers::cvt::lower,
+    handlers::approx::lower,
+    handlers::mma::lower,
+    handlers::ldsm::lower,
+    handlers::cpasync::lower,
+    handlers::alu_f16::lower,
+    handlers::alu_f64::lower,
 ];
 
 /// Lowers an instruction by the first family that knows it.

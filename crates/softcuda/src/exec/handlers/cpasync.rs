@@ -1,15 +1,453 @@
-//! Asynchronous copies.
+//! `cp.async`: copies from global to shared memory that a thread waits for in groups.
+//!
+//! In the mode [`CopyMode::Strict`] an instruction reads its source and fills the destination with
+//! 0xff bytes; the data lands at the wait of the issuing thread that covers its group, or when the
+//! thread exits. So a kernel that forgets a wait or a barrier reads NaN or stale data here, where a
+//! device might let it pass. In the mode [`CopyMode::Eager`] data lands at once.
+//!
+//! Each thread counts the groups it has committed. A copy carries, for each lane, the number of the
+//! group that it will belong to, which is the count at its issue; `wait_group N` lands what has a
+//! number below count - N.
 
+use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_set1_epi8, _mm_storeu_si128};
+use std::sync::atomic::Ordering;
+
+use super::ldsm::shared_address;
+use super::mem;
+use crate::exec::CopyMode;
+use crate::exec::op::{Exec, Op, Reg, Simd, mask, pick, reg, wide};
 use crate::exec::warp::Warp;
+use crate::fault::{FaultKind, LoadError, Space};
+use crate::lower::emit::{A, B, C, Emit, Mods, VOp, X};
+use crate::memory::{GLOBAL_BASE, GRANULE, GRANULE_FULL};
+use crate::ptx::ast::{Inst, Operand};
+use crate::ptx::types::{RegClass, Space as MemorySpace};
+
+/// The copies of one instruction that have not landed.
+#[repr(C, align(64))]
+struct Entry {
+    /// What each lane's destination will hold.
+    data: [[u8; 16]; 32],
+    /// Offset in shared memory.
+    to: [u32; 32],
+    /// Group of each lane.
+    group: [u32; 32],
+    /// Lanes whose data has not landed.
+    mask: u32,
+    /// Bytes a lane.
+    size: u32,
+}
 
 /// Copies in flight of a warp.
-#[derive(Debug, Default)]
-pub struct Copies {}
+#[derive(Default)]
+pub struct Copies {
+    /// Slots of copies, some of them free.
+    entries: Vec<Box<Entry>>,
+    /// Slots in use, in order of issue.
+    order: Vec<u16>,
+    /// Slots not in use.
+    free: Vec<u16>,
+    /// Groups that each lane has committed.
+    committed: [u32; 32],
+}
+
+impl std::fmt::Debug for Copies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Copies").field("in_flight", &self.order.len()).finish_non_exhaustive()
+    }
+}
 
 impl Copies {
     /// Forgets everything: a new block begins.
-    pub fn reset(&mut self) {}
+    pub fn reset(&mut self) {
+        self.free.append(&mut self.order);
+        self.committed = [0; 32];
+    }
+
+    /// A slot behind all others.
+    fn push(&mut self) -> &mut Entry {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Box::new(Entry {
+                data: [[0; 16]; 32],
+                to: [0; 32],
+                group: [0; 32],
+                mask: 0,
+                size: 0,
+            }));
+            (self.entries.len() - 1) as u16
+        });
+        self.order.push(slot);
+        let entry = &mut *self.entries[usize::from(slot)];
+        entry.group = self.committed;
+        entry
+    }
+
+    /// Lands what `select` picks of each entry (groups, lanes in flight) and drops entries that
+    /// are done.
+    ///
+    /// # Safety
+    /// `shared` is the memory of the block whose bounds the copies were checked against.
+    #[inline(always)]
+    unsafe fn land(&mut self, shared: *mut u8, select: impl Fn(&[u32; 32], u32) -> u32) {
+        let mut kept = 0;
+        for i in 0..self.order.len() {
+            let slot = self.order[i];
+            let entry = &mut *self.entries[usize::from(slot)];
+            let lanes = select(&entry.group, entry.mask);
+            if lanes != 0 {
+                // SAFETY: the caller's promise.
+                unsafe { entry.land(shared, lanes) };
+                entry.mask &= !lanes;
+            }
+            if entry.mask == 0 {
+                self.free.push(slot);
+            } else {
+                self.order[kept] = slot;
+                kept += 1;
+            }
+        }
+        self.order.truncate(kept);
+    }
+}
+
+impl Entry {
+    /// Writes the data of `lanes`.
+    ///
+    /// # Safety
+    /// As [`Copies::land`].
+    #[inline(always)]
+    unsafe fn land(&self, shared: *mut u8, lanes: u32) {
+        if lanes == !0 && self.size == 16 {
+            for lane in 0..32 {
+                let from = self.data[lane].as_ptr().cast::<__m128i>();
+                // SAFETY: the destination was checked at issue.
+                unsafe {
+                    let to = shared.add(self.to[lane] as usize).cast::<__m128i>();
+                    _mm_storeu_si128(to, _mm_loadu_si128(from));
+                }
+            }
+            return;
+        }
+        for lane in (0..32).filter(|lane| lanes >> lane & 1 == 1) {
+            // SAFETY: the destination was checked at issue.
+            unsafe {
+                let to = shared.add(self.to[lane] as usize);
+                to.copy_from_nonoverlapping(self.data[lane].as_ptr(), self.size as usize);
+            }
+        }
+    }
 }
 
 /// The lanes of `mask` exit: their copies land.
-pub fn lanes_exit(_warp: &mut Warp, _mask: u32) {}
+pub fn lanes_exit(warp: &mut Warp, mask: u32) {
+    // SAFETY: `shared` is the memory of the warp's block.
+    unsafe { warp.copies.land(warp.shared, |_, flying| flying & mask) };
+}
+
+/// A copy: destination `a` + low half of `imm`, source `b` + high half of `imm` (signed). `x[0]`
+/// holds the source bytes, or is read as a mask of lanes that ignore the source, as the const
+/// parameter says.
+struct Copy<const SIZE: u32, const FORM: u8>;
+
+/// All bytes come from the source.
+const WHOLE: u8 = 0;
+/// A register holds how many bytes come from the source.
+const SOURCE_SIZE: u8 = 1;
+/// Lanes of a mask take zeros.
+const IGNORE: u8 = 2;
+
+/// Addresses of the lanes of a copy.
+struct Lanes {
+    to: [u32; 32],
+    from: [u64; 32],
+    bytes: [u32; 32],
+}
+
+impl<const SIZE: u32, const FORM: u8> Exec for Copy<SIZE, FORM> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        let mut lanes = Lanes { to: [0; 32], from: [0; 32], bytes: [SIZE; 32] };
+        let (to_offset, from_offset) = (p.imm as u32, (p.imm >> 32) as i32 as u64);
+        // SAFETY: `a`, `b` and, by the form, `x[0]` are registers or a mask of the kernel.
+        unsafe {
+            for lane in 0..32 {
+                lanes.to[lane] = reg(r, p.a)[lane].wrapping_add(to_offset);
+                lanes.from[lane] = wide(r, p.b, lane).wrapping_add(from_offset);
+            }
+            if FORM == SOURCE_SIZE {
+                lanes.bytes = *reg(r, p.x[0]);
+            }
+            if FORM == IGNORE {
+                let ignored = mask(r, p.x[0]);
+                for lane in 0..32 {
+                    lanes.bytes[lane] = if ignored >> lane & 1 == 1 { 0 } else { SIZE };
+                }
+            }
+        }
+        // SAFETY: the warp's memory is that of its block and device.
+        unsafe { copy::<SIZE>(w, p, m, &lanes) }
+    }
+}
+
+/// # Safety
+/// `w` is a warp of a running block.
+#[inline(always)]
+unsafe fn copy<const SIZE: u32>(w: &mut Warp, p: &Op, m: u32, lanes: &Lanes) -> bool {
+    let last = w.shared_size.wrapping_sub(SIZE);
+    let mut bad = u32::from(w.shared_size < SIZE);
+    for lane in 0..32 {
+        let active = 0u32.wrapping_sub(m >> lane & 1);
+        let misaligned = (lanes.to[lane] | lanes.from[lane] as u32) & (SIZE - 1);
+        let outside = u32::from(lanes.to[lane] > last) | u32::from(lanes.bytes[lane] > SIZE);
+        bad |= (misaligned | outside) & active;
+    }
+    let mut from = [std::ptr::null(); 32];
+    for lane in 0..32 {
+        if m >> lane & 1 == 1 && lanes.bytes[lane] != 0 {
+            from[lane] = source(w, lanes.from[lane], lanes.bytes[lane].min(SIZE));
+            bad |= u32::from(from[lane].is_null());
+        }
+    }
+    if bad != 0 {
+        return refuse(w, p, m, lanes, SIZE);
+    }
+    let eager = w.copy_mode == CopyMode::Eager;
+    let shared = w.shared;
+    let entry = w.copies.push();
+    entry.mask = m;
+    entry.size = SIZE;
+    entry.to = lanes.to;
+    for lane in 0..32 {
+        if m >> lane & 1 == 0 {
+            continue;
+        }
+        let data = entry.data[lane].as_mut_ptr();
+        // SAFETY: source and destination were checked above; `data` has 16 bytes.
+        unsafe {
+            if SIZE == 16 && lanes.bytes[lane] == 16 {
+                _mm_storeu_si128(data.cast(), _mm_loadu_si128(from[lane].cast()));
+            } else {
+                entry.data[lane] = [0; 16];
+                let data = entry.data[lane].as_mut_ptr();
+                if !from[lane].is_null() {
+                    data.copy_from_nonoverlapping(from[lane], lanes.bytes[lane] as usize);
+                }
+            }
+            let to = shared.add(lanes.to[lane] as usize);
+            if SIZE == 16 {
+                _mm_storeu_si128(to.cast(), _mm_set1_epi8(-1));
+            } else {
+                to.write_bytes(0xff, SIZE as usize);
+            }
+        }
+    }
+    if eager {
+        lanes_exit(w, m);
+    }
+    true
+}
+
+/// The host address of `bytes` (1 to 16, aligned) bytes of global or pinned memory, or null.
+#[inline(always)]
+fn source(w: &Warp, address: u64, bytes: u32) -> *const u8 {
+    let offset = address.wrapping_sub(GLOBAL_BASE);
+    if offset >= w.global.size {
+        return pinned(w, address, bytes);
+    }
+    // SAFETY: the table has an entry for each 256 bytes of the arena.
+    let granule = unsafe { &*w.global.granules.add((offset / GRANULE) as usize) };
+    let valid = granule.load(Ordering::Relaxed);
+    // An aligned access of at most 16 bytes lies in one granule.
+    let end = (offset % GRANULE) as u32 + bytes;
+    if valid > GRANULE_FULL || end > u32::from(valid) {
+        return std::ptr::null();
+    }
+    // SAFETY: `offset` is inside the arena.
+    unsafe { w.global.base.add(offset as usize).cast_const() }
+}
+
+#[cold]
+#[inline(never)]
+fn pinned(w: &Warp, address: u64, bytes: u32) -> *const u8 {
+    // SAFETY: the device memory outlives the launch.
+    let memory = unsafe { &*w.memory };
+    let region = memory.pinned_region(address, u64::from(bytes));
+    region.map_or(std::ptr::null(), |_| address as *const u8)
+}
+
+/// Reports why a copy cannot be done, by the first reason that some lane has.
+#[cold]
+#[inline(never)]
+fn refuse(w: &mut Warp, p: &Op, m: u32, lanes: &Lanes, size: u32) -> bool {
+    let select = |test: &dyn Fn(usize) -> bool| {
+        (0..32).filter(|i| m >> i & 1 == 1 && test(*i)).fold(0u32, |mask, i| mask | 1 << i)
+    };
+    let first = |mask: u32| mask.trailing_zeros() as usize % 32;
+    let too_many = select(&|i| lanes.bytes[i] > size);
+    if too_many != 0 {
+        let detail = format!("src-size {} is above {size}", lanes.bytes[first(too_many)]);
+        return w.fault(p, FaultKind::InvalidOperand, too_many, detail);
+    }
+    let align = u64::from(size);
+    let to = |mask| u64::from(lanes.to[first(mask)]);
+    let from = |mask| lanes.from[first(mask)];
+    let mask = select(&|i| lanes.to[i] % size != 0);
+    if mask != 0 {
+        let kind = FaultKind::Misaligned { addr: to(mask), size, space: Space::Shared };
+        return w.fault(p, kind, mask, String::new());
+    }
+    let mask = select(&|i| lanes.from[i] % align != 0);
+    if mask != 0 {
+        let kind = FaultKind::Misaligned { addr: from(mask), size, space: Space::Global };
+        return w.fault(p, kind, mask, String::new());
+    }
+    let mask = select(&|i| u64::from(lanes.to[i]) + align > u64::from(w.shared_size));
+    if mask != 0 {
+        let kind = FaultKind::IllegalAddress { addr: to(mask), size, space: Space::Shared };
+        let detail = format!("the block has {} bytes of shared memory", w.shared_size);
+        return w.fault(p, kind, mask, detail);
+    }
+    let mask =
+        select(&|i| lanes.bytes[i] != 0 && source(w, lanes.from[i], lanes.bytes[i]).is_null());
+    let kind = FaultKind::IllegalAddress { addr: from(mask), size, space: Space::Global };
+    // SAFETY: the device memory outlives the launch.
+    let detail = unsafe { &*w.memory }.describe(from(mask));
+    w.fault(p, kind, mask, detail)
+}
+
+struct Commit;
+impl Exec for Commit {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(_r: *mut Reg, _p: &Op, w: &mut Warp, m: u32) -> bool {
+        for (lane, count) in w.copies.committed.iter_mut().enumerate() {
+            *count = count.wrapping_add(m >> lane & 1);
+        }
+        true
+    }
+}
+
+/// `wait_group imm`.
+struct WaitGroup;
+impl Exec for WaitGroup {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(_r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        let newest = u32::try_from(p.imm).unwrap_or(u32::MAX);
+        let committed = w.copies.committed;
+        // SAFETY: `shared` is the memory of the warp's block.
+        unsafe {
+            w.copies.land(w.shared, |group, flying| {
+                let mut done = 0;
+                for lane in 0..32 {
+                    // Of `age` groups that the lane committed since, the newest stay in flight.
+                    let age = committed[lane].wrapping_sub(group[lane]);
+                    done |= u32::from(age > newest) << lane;
+                }
+                done & flying & m
+            });
+        }
+        true
+    }
+}
+
+struct WaitAll;
+impl Exec for WaitAll {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(_r: *mut Reg, _p: &Op, w: &mut Warp, m: u32) -> bool {
+        lanes_exit(w, m);
+        true
+    }
+}
+
+/// Lowers an instruction of the family.
+pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, LoadError> {
+    if opcode != "cp" {
+        return Ok(false);
+    }
+    let mut mods = Mods::new(cx.module, inst);
+    if !mods.take("async") {
+        return Ok(false);
+    }
+    if mods.take("commit_group") {
+        mods.finish(cx)?;
+        let op = VOp::of::<Commit>(cx);
+        cx.push(op);
+        return Ok(true);
+    }
+    if mods.take("wait_all") {
+        mods.finish(cx)?;
+        let op = VOp::of::<WaitAll>(cx);
+        cx.push(op);
+        return Ok(true);
+    }
+    if mods.take("wait_group") {
+        mods.finish(cx)?;
+        let [Operand::Int(newest)] = &*inst.operands else {
+            return Err(cx.error("wait_group needs a number"));
+        };
+        let op = VOp::of::<WaitGroup>(cx).imm(*newest);
+        cx.push(op);
+        return Ok(true);
+    }
+    let cached = mods.take("ca");
+    let form = (cached || mods.take("cg"))
+        && (mods.take("shared") || mods.take("shared::cta"))
+        && mods.take("global");
+    mods.drop_if(|m| m.starts_with("L2::"));
+    mods.finish(cx)?;
+    let [to, from, Operand::Int(size), rest @ ..] = &*inst.operands else {
+        return Err(cx.error("cp.async of this form is not supported"));
+    };
+    if !form || !(matches!(size, 4 | 8) && cached || *size == 16) {
+        return Err(cx.error("cp.async of this form is not supported"));
+    }
+    issue(cx, to, from, *size, rest)?;
+    Ok(true)
+}
+
+fn issue(
+    cx: &mut Emit,
+    to: &Operand,
+    from: &Operand,
+    size: u64,
+    rest: &[Operand],
+) -> Result<(), LoadError> {
+    let (to, to_offset) = shared_address(cx, to)?;
+    let from = mem::address(cx, from, Some(MemorySpace::Global))?;
+    let from_offset =
+        i32::try_from(from.offset as i64).map_err(|_| cx.error("the offset is too large"))?;
+    // A 64-bit register at the end is a cache policy.
+    let (form, extra) = match rest.first() {
+        None => (WHOLE, None),
+        Some(o @ Operand::Int(_)) => (SOURCE_SIZE, Some(o)),
+        Some(o @ Operand::NotReg(_)) => (IGNORE, Some(o)),
+        Some(o @ Operand::Reg(reg)) => match cx.class(*reg)? {
+            RegClass::Pred => (IGNORE, Some(o)),
+            RegClass::B32 => (SOURCE_SIZE, Some(o)),
+            _ => (WHOLE, None),
+        },
+        Some(_) => return Err(cx.error("cp.async of this form is not supported")),
+    };
+    macro_rules! by_form {
+        ($size:literal) => {
+            match form {
+                WHOLE => pick::<Copy<$size, WHOLE>>(cx.level),
+                SOURCE_SIZE => pick::<Copy<$size, SOURCE_SIZE>>(cx.level),
+                _ => pick::<Copy<$size, IGNORE>>(cx.level),
+            }
+        };
+    }
+    let handler = match size {
+        4 => by_form!(4),
+        8 => by_form!(8),
+        _ => by_form!(16),
+    };
+    let imm = u64::from(to_offset) | u64::from(from_offset as u32) << 32;
+    let op = VOp::new(handler).src(A, to).src(B, from.base).imm(imm);
+    let op = match (form, extra) {
+        (SOURCE_SIZE, Some(bytes)) => op.src(X, cx.src32(bytes)?),
+        (IGNORE, Some(predicate)) => op.src_mask(X, cx.src_mask(predicate)?),
+        _ => op,
+    };
+    cx.push(op);
+    Ok(())
+}

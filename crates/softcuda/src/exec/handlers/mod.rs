@@ -5,12 +5,22 @@
 //! `crate::lower` asks the families in the order of its list.
 
 pub(crate) mod access;
+pub(crate) mod alu_f16;
+pub(crate) mod alu_f32;
+pub(crate) mod alu_f64;
 pub(crate) mod alu_int;
+pub(crate) mod approx;
+pub(crate) mod compare;
 pub(crate) mod control;
 pub mod cpasync;
+pub(crate) mod cvt;
 pub(crate) mod lanewise;
+pub(crate) mod ldsm;
 pub(crate) mod logic;
+pub(crate) mod map;
 pub(crate) mod mem;
+pub(crate) mod mma;
+pub(crate) mod modes;
 pub(crate) mod mov;
 pub mod special;
 pub(crate) mod warpops;

@@ -1,0 +1,351 @@
+//! `mma.sync`: products of 16×8 tiles. Fragments and the order of sums: `simd::mma`.
+//!
+//! With AVX-512-BF16 the bf16 form may run on `vdpbf16ps`, which takes subnormal inputs for zero
+//! and flushes subnormal results. That cannot matter when every nonzero element of A and B is at
+//! least 2^-56 and every nonzero accumulator at least 2^-103 in magnitude: then all partial sums
+//! are multiples of 2^-126. The handler tests this, and takes the f32 form where it does not hold;
+//! a self-test compares both before the first use.
+
+use std::sync::OnceLock;
+
+use crate::exec::op::{Exec, Handler, Level, Op, Reg, Simd, next, pick};
+use crate::exec::simd::mma::{BF16, E4M3, E5M2, F16, Fragments, TF32, by_rows, integers};
+use crate::exec::simd::round::{f16_near, f16_widen};
+use crate::exec::simd::{avx2, avx512};
+use crate::exec::warp::{Event, Warp};
+use crate::fault::{FaultKind, LoadError};
+use crate::lower::emit::{B, C, Emit, Mods, V, VOp, X, Y};
+use crate::ptx::ast::{Inst, Operand};
+use crate::ptx::types::ScalarType;
+
+/// The registers of an op: `x[0..4]` D, `x[4..8]` A, `b` and `c` B, `y(0..4)` C.
+///
+/// # Safety
+/// The op is an `mma` of the kernel whose registers begin at `r`.
+#[inline(always)]
+unsafe fn fragments(r: *mut Reg, p: &Op) -> Fragments {
+    // SAFETY: the indices are registers of the kernel.
+    let at = |i: u16| unsafe { r.add(i as usize) };
+    Fragments {
+        a: [at(p.x[4]), at(p.x[5]), at(p.x[6]), at(p.x[7])].map(<*mut Reg>::cast_const),
+        b: [at(p.b), at(p.c)].map(<*mut Reg>::cast_const),
+        c: [at(p.y(0)), at(p.y(1)), at(p.y(2)), at(p.y(3))].map(<*mut Reg>::cast_const),
+        d: [at(p.x[0]), at(p.x[1]), at(p.x[2]), at(p.x[3])],
+    }
+}
+
+/// A matrix instruction is executed by all 32 lanes of a warp together: waits for the lanes that
+/// run elsewhere, and fails if some have exited. Returns false.
+#[cold]
+#[inline(never)]
+pub(crate) fn gather(w: &mut Warp, p: &Op, m: u32) -> bool {
+    if w.live & !m != 0 {
+        w.raise(Event::Sync);
+        return false;
+    }
+    let detail = format!("the instruction needs all 32 lanes; {m:#010x} are left");
+    w.fault(p, FaultKind::WarpSync, !m, detail)
+}
+
+/// f32 accumulators.
+struct Mma<const KIND: u8, const KR: usize>;
+impl<const KIND: u8, const KR: usize> Exec for Mma<KIND, KR> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        if m != !0 {
+            return gather(w, p, m);
+        }
+        // SAFETY: the arguments are those of a handler of this op.
+        unsafe { multiply::<L, KIND, KR>(&fragments(r, p)) };
+        true
+    }
+}
+
+/// # Safety
+/// The fragments are live registers, and the processor has the level.
+#[inline(always)]
+unsafe fn multiply<L: Simd, const KIND: u8, const KR: usize>(f: &Fragments) {
+    let vectors = matches!(KIND, BF16 | F16 | TF32);
+    // SAFETY: the caller's promise.
+    unsafe {
+        match L::LEVEL {
+            Level::Avx512 if vectors => avx512::mma::<KIND, KR>(f),
+            Level::Avx2 if vectors => avx2::mma::<KIND, KR>(f),
+            _ => by_rows::<L, KIND, KR>(f),
+        }
+    }
+}
+
+/// f16 accumulators: computed in f32, rounded once at the end.
+struct MmaF16<const KIND: u8, const KR: usize>;
+impl<const KIND: u8, const KR: usize> Exec for MmaF16<KIND, KR> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        if m != !0 {
+            return gather(w, p, m);
+        }
+        let mut sums = [Reg([0; 32]); 4];
+        // SAFETY: the arguments are those of a handler of this op.
+        let mut f = unsafe { fragments(r, p) };
+        for q in 0..2 {
+            for lane in 0..32 {
+                // SAFETY: C is a register of the kernel.
+                let word = unsafe { (*f.c[q]).0[lane] };
+                sums[2 * q].0[lane] = f16_widen(word & 0xffff);
+                sums[2 * q + 1].0[lane] = f16_widen(word >> 16);
+            }
+        }
+        let d = f.d;
+        let base = sums.as_mut_ptr();
+        // SAFETY: `sums` has four registers.
+        f.d = [0, 1, 2, 3].map(|q| unsafe { base.add(q) });
+        f.c = f.d.map(<*mut Reg>::cast_const);
+        // SAFETY: A and B are registers of the kernel, C and D those of `sums`.
+        unsafe { multiply::<L, KIND, KR>(&f) };
+        for q in 0..2 {
+            for lane in 0..32 {
+                let (low, high) = (sums[2 * q].0[lane], sums[2 * q + 1].0[lane]);
+                // SAFETY: D is a register of the kernel.
+                unsafe { (*d[q]).0[lane] = f16_near(low) | f16_near(high) << 16 };
+            }
+        }
+        true
+    }
+}
+
+/// 8-bit integers; the bits of `a`: A signed, B signed, `.satfinite`.
+struct MmaInt<const KR: usize>;
+impl<const KR: usize> Exec for MmaInt<KR> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        if m != !0 {
+            return gather(w, p, m);
+        }
+        // SAFETY: the arguments are those of a handler of this op.
+        unsafe {
+            integers::<KR>(&fragments(r, p), (p.a & 1 != 0, p.a & 2 != 0), p.a & 4 != 0);
+        }
+        true
+    }
+}
+
+/// bf16 by `vdpbf16ps` where it gives the same bits.
+///
+/// # Safety
+/// The arguments are those of a handler of an `mma` op; the processor has AVX-512-BF16.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt"
+)]
+unsafe extern "C" fn mma_dot<const KR: usize>(
+    r: *mut Reg,
+    p: *const Op,
+    w: &mut Warp,
+    m: u32,
+) -> *const Op {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if m != !0 {
+            gather(w, &*p, m);
+            return p;
+        }
+        multiply_dot::<KR>(&fragments(r, &*p));
+        next(r, p, w, m)
+    }
+}
+
+/// # Safety
+/// The fragments are live registers; the processor has AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+unsafe fn multiply_dot<const KR: usize>(f: &Fragments) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [a0, a1, a2, a3] = f.a;
+        let clean = if KR == 2 {
+            avx512::is_clean([a0, a1, a2, a3, f.b[0], f.b[1]])
+        } else {
+            avx512::is_clean([a0, a1, f.b[0]])
+        };
+        if clean && avx512::are_clean_sums(f.c) {
+            avx512::mma_dot::<KR>(f);
+        } else {
+            avx512::mma::<BF16, KR>(f);
+        }
+    }
+}
+
+/// Whether the processor has `vdpbf16ps` and it gives the defined bits.
+fn dot_is_exact() -> bool {
+    static EXACT: OnceLock<bool> = OnceLock::new();
+    *EXACT.get_or_init(|| {
+        Level::detect() == Level::Avx512
+            && is_x86_feature_detected!("avx512bf16")
+            // SAFETY: the features are there.
+            && unsafe { self_test() }
+    })
+}
+
+/// Compares [`multiply_dot`] with the f32 form on 4,096 vectors whose magnitudes lie at the edges
+/// of what it takes, with zeros, cancellation, infinities and NaN among them.
+///
+/// # Safety
+/// The processor has AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn self_test() -> bool {
+    const TILES: usize = 4096 / 8;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) as u32
+    };
+    let mut registers = [Reg([0; 32]); 18];
+    for tile in 0..TILES {
+        let spread = 1 + (tile % 8) as u32 * 12;
+        for (i, register) in registers.iter_mut().take(10).enumerate() {
+            for word in &mut register.0 {
+                let bits = random();
+                *word = if i < 6 {
+                    let half = |x: u32| {
+                        let special = x >> 3 & 0x3f == 0x3f;
+                        let exponent = if special { 255 } else { 71 + (x >> 8) % spread };
+                        x & 0x8000 | if x & 7 == 0 { 0 } else { exponent << 7 | x & 0x7f }
+                    };
+                    half(bits & 0xffff) | half(bits >> 16) << 16
+                } else if bits % 9 == 0 {
+                    bits & 0x8000_0000
+                } else {
+                    bits & 0x807f_ffff | (24 + bits.rotate_left(9) % (2 * spread)) << 23
+                };
+            }
+        }
+        let base = registers.as_mut_ptr();
+        // SAFETY: the indices are below the 18 registers.
+        let at = |i: usize| unsafe { base.add(i) };
+        let tile = |d: usize| Fragments {
+            a: [0, 1, 2, 3].map(|i| at(i).cast_const()),
+            b: [4, 5].map(|i| at(i).cast_const()),
+            c: [6, 7, 8, 9].map(|i| at(i).cast_const()),
+            d: [0, 1, 2, 3].map(|i| at(d + i)),
+        };
+        // SAFETY: the fragments lie in `registers`; the caller has the features.
+        unsafe {
+            avx512::mma_dot::<2>(&tile(10));
+            avx512::mma::<BF16, 2>(&tile(14));
+        }
+        if (0..4).any(|i| registers[10 + i].0 != registers[14 + i].0) {
+            return false;
+        }
+    }
+    true
+}
+
+/// What an instruction is: element kind, registers of B, handler.
+struct Shape {
+    handler: Handler,
+    /// Registers of B; A has twice as many.
+    depth: usize,
+    /// Registers of C and D.
+    sums: usize,
+    /// Flags of the integer form.
+    flags: u16,
+}
+
+fn shape(name: &str, types: [ScalarType; 4], satfinite: bool, level: Level) -> Option<Shape> {
+    use ScalarType as T;
+    let [d, a, b, c] = types;
+    macro_rules! floats {
+        ($kind:ident, $depth:literal) => {
+            match (d, c) {
+                (T::F32, T::F32) => (pick::<Mma<$kind, $depth>>(level), $depth, 4),
+                (T::F16, T::F16) => (pick::<MmaF16<$kind, $depth>>(level), $depth, 2),
+                _ => return None,
+            }
+        };
+    }
+    let dot = level == Level::Avx512 && dot_is_exact();
+    let integer = |ty| matches!(ty, T::S8 | T::U8);
+    if integer(a) && integer(b) && (d, c) == (T::S32, T::S32) {
+        let (handler, depth) = match name {
+            "m16n8k32" => (pick::<MmaInt<2>>(level), 2),
+            "m16n8k16" => (pick::<MmaInt<1>>(level), 1),
+            _ => return None,
+        };
+        let signed = |ty, flag| if ty == T::S8 { flag } else { 0 };
+        let flags = signed(a, 1) | signed(b, 2) | if satfinite { 4 } else { 0 };
+        return Some(Shape { handler, depth, sums: 4, flags });
+    }
+    if satfinite || a != b {
+        return None;
+    }
+    let (handler, depth, sums) = match (name, a) {
+        ("m16n8k16", T::Bf16) if dot && d == T::F32 && c == T::F32 => {
+            (mma_dot::<2> as Handler, 2, 4)
+        }
+        ("m16n8k8", T::Bf16) if dot && d == T::F32 && c == T::F32 => {
+            (mma_dot::<1> as Handler, 1, 4)
+        }
+        ("m16n8k16", T::Bf16) if d == T::F32 => floats!(BF16, 2),
+        ("m16n8k8", T::Bf16) if d == T::F32 => floats!(BF16, 1),
+        ("m16n8k16", T::F16) => floats!(F16, 2),
+        ("m16n8k8", T::F16) => floats!(F16, 1),
+        ("m16n8k8", T::Tf32) if d == T::F32 => floats!(TF32, 2),
+        ("m16n8k4", T::Tf32) if d == T::F32 => floats!(TF32, 1),
+        ("m16n8k32", T::E4m3) => floats!(E4M3, 2),
+        ("m16n8k32", T::E5m2) => floats!(E5M2, 2),
+        _ => return None,
+    };
+    Some(Shape { handler, depth, sums, flags: 0 })
+}
+
+/// Lowers an instruction of the family.
+pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, LoadError> {
+    if opcode != "mma" {
+        return Ok(false);
+    }
+    let mut mods = Mods::new(cx.module, inst);
+    let name = mods.take_any(&["m16n8k16", "m16n8k8", "m16n8k32", "m16n8k4"]);
+    let layout = mods.take("row") && mods.take("col");
+    let satfinite = mods.take("satfinite");
+    let whole = mods.take("sync") && mods.take("aligned");
+    let types = [(); 4].map(|()| mods.take_type());
+    mods.finish(cx)?;
+    let (Some(name), true, true, [Some(d), Some(a), Some(b), Some(c)]) =
+        (name, layout, whole, types)
+    else {
+        return Err(cx.error("mma of this form is not supported"));
+    };
+    let Some(shape) = shape(name, [d, a, b, c], satfinite, cx.level) else {
+        return Err(cx.error("mma of this shape and these types is not supported"));
+    };
+    let [d, a, b, c] = &*inst.operands else {
+        return Err(cx.error("wrong number of operands"));
+    };
+    let a = registers(cx, a, 2 * shape.depth)?;
+    let b = registers(cx, b, shape.depth)?;
+    let c = registers(cx, c, shape.sums)?;
+    let dest: Vec<V> =
+        cx.elements(d).to_vec().iter().map(|o| cx.dst32(o)).collect::<Result<_, _>>()?;
+    if dest.len() != shape.sums {
+        return Err(cx.error("wrong number of destination registers"));
+    }
+    let mut op = VOp::new(shape.handler).raw(crate::lower::emit::A, shape.flags);
+    for i in 0..4 {
+        op = op.src(X + 4 + i, a[i % a.len()]).src(Y + i, c[i % c.len()]);
+        if i < dest.len() {
+            op = op.def(X + i, dest[i]);
+        }
+    }
+    op = op.src(B, b[0]).src(C, b[b.len() - 1]);
+    cx.push(op);
+    Ok(true)
+}
+
+fn registers(cx: &mut Emit, operand: &Operand, count: usize) -> Result<Vec<V>, LoadError> {
+    let list: Vec<Operand> = cx.elements(operand).to_vec();
+    if list.len() != count {
+        return Err(cx.error("wrong number of registers in a fragment"));
+    }
+    list.iter().map(|o| cx.src32(o)).collect()
+}

@@ -1,0 +1,153 @@
+//! AVX2 with FMA and F16C.
+//!
+//! A warp register is four vectors of eight lanes, two rows of an `mma` fragment each.
+
+use std::arch::x86_64::{
+    __m256, __m256i, _CMP_UNORD_Q, _mm_set_epi32, _mm256_and_si256, _mm256_blendv_ps,
+    _mm256_broadcastsi128_si256, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_load_si256,
+    _mm256_loadu_ps, _mm256_movemask_ps, _mm256_permute4x64_epi64, _mm256_set1_epi32,
+    _mm256_setr_epi8, _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
+    _mm256_slli_epi32, _mm256_srli_epi32, _mm256_store_ps,
+};
+
+use super::mma::{BF16, F16, Fragments, TF32};
+use super::round::NAN32;
+use crate::exec::op::Reg;
+
+/// See [`super::top_bits`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(crate) unsafe fn top_bits(lanes: &[u32; 32]) -> u32 {
+    let mut bits = 0;
+    for (i, part) in lanes.as_chunks::<8>().0.iter().enumerate() {
+        // SAFETY: `part` holds 32 bytes.
+        let eight = unsafe { _mm256_loadu_ps(part.as_ptr().cast()) };
+        bits |= (_mm256_movemask_ps(eight) as u32) << (8 * i);
+    }
+    bits
+}
+
+/// The f32 values of the lower 16 bits of each word, as f16.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+fn widen_f16(words: __m256i) -> __m256 {
+    // The lower halves of each group move to its first eight bytes, then the groups together.
+    let gather = _mm256_setr_epi8(
+        0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, 4, 5, 8, 9, 12, 13, -1, -1,
+        -1, -1, -1, -1, -1, -1,
+    );
+    let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_shuffle_epi8(words, gather));
+    _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
+}
+
+/// The f32 values of the lower element of each word (`tf32`: of the word).
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+fn even<const KIND: u8>(words: __m256i) -> __m256 {
+    match KIND {
+        BF16 => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)),
+        F16 => widen_f16(words),
+        _ => _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(!0x1fff))),
+    }
+}
+
+/// The f32 values of the upper element of each word.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+fn odd<const KIND: u8>(words: __m256i) -> __m256 {
+    match KIND {
+        F16 => widen_f16(_mm256_srli_epi32::<16>(words)),
+        _ => _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(!0xffff))),
+    }
+}
+
+/// B decoded: for each k word and column parity, columns of that parity for the four lanes of a
+/// group, lower and upper elements.
+type Columns = [[[__m256; 2]; 2]; 8];
+
+/// # Safety
+/// The fragments are live registers.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+unsafe fn columns<const KIND: u8, const KR: usize>(b: [*const Reg; 2]) -> Columns {
+    let mut decoded = [[[_mm256_setzero_ps(); 2]; 2]; 8];
+    for kw in 0..4 * KR {
+        for parity in 0..2 {
+            // SAFETY: a register has 32 lanes.
+            let lane = |column: usize| unsafe {
+                *b[kw / 4].cast::<i32>().add(4 * (column + parity) + kw % 4)
+            };
+            let words = _mm_set_epi32(lane(6), lane(4), lane(2), lane(0));
+            let words = _mm256_broadcastsi128_si256(words);
+            let high = if KIND == TF32 { _mm256_setzero_ps() } else { odd::<KIND>(words) };
+            decoded[kw][parity] = [even::<KIND>(words), high];
+        }
+    }
+    decoded
+}
+
+/// One k word for the rows of register pair `r`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn step<const KIND: u8, const SPREAD: i32>(
+    tile: &mut [__m256; 8],
+    a: [__m256i; 4],
+    b: &[[__m256; 2]; 2],
+) {
+    for h in 0..4 {
+        let words = _mm256_shuffle_epi32::<SPREAD>(a[h]);
+        if KIND != TF32 {
+            let high = odd::<KIND>(words);
+            tile[h] = _mm256_fmadd_ps(high, b[0][1], tile[h]);
+            tile[4 + h] = _mm256_fmadd_ps(high, b[1][1], tile[4 + h]);
+        }
+        let low = even::<KIND>(words);
+        tile[h] = _mm256_fmadd_ps(low, b[0][0], tile[h]);
+        tile[4 + h] = _mm256_fmadd_ps(low, b[1][0], tile[4 + h]);
+    }
+}
+
+/// `mma` of `KIND` with f32 accumulators; `KR` registers of B.
+///
+/// # Safety
+/// The fragments are live registers; the processor has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
+#[inline]
+pub(crate) unsafe fn mma<const KIND: u8, const KR: usize>(f: &Fragments) {
+    // SAFETY: the caller's promise.
+    let b = unsafe { columns::<KIND, KR>(f.b) };
+    // A destination may be a register of A or C: nothing is stored before the last load.
+    let mut tiles = [[_mm256_setzero_ps(); 8]; 2];
+    for (r, tile) in tiles.iter_mut().enumerate() {
+        for (i, vector) in tile.iter_mut().enumerate() {
+            let register = f.c[2 * r + i / 4].cast::<f32>();
+            // SAFETY: a register is four aligned vectors.
+            *vector = unsafe { _mm256_load_ps(register.add(8 * (i % 4))) };
+        }
+        for kr in 0..KR {
+            let mut a = [_mm256_castps_si256(_mm256_setzero_ps()); 4];
+            for (h, vector) in a.iter_mut().enumerate() {
+                // SAFETY: a register is four aligned vectors.
+                *vector = unsafe { _mm256_load_si256(f.a[2 * kr + r].cast::<__m256i>().add(h)) };
+            }
+            step::<KIND, 0x00>(tile, a, &b[4 * kr]);
+            step::<KIND, 0x55>(tile, a, &b[4 * kr + 1]);
+            step::<KIND, 0xaa>(tile, a, &b[4 * kr + 2]);
+            step::<KIND, 0xff>(tile, a, &b[4 * kr + 3]);
+        }
+    }
+    let nan = _mm256_castsi256_ps(_mm256_set1_epi32(NAN32 as i32));
+    for (r, tile) in tiles.into_iter().enumerate() {
+        for (i, value) in tile.into_iter().enumerate() {
+            let unordered = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
+            let value = _mm256_blendv_ps(value, nan, unordered);
+            let register = f.d[2 * r + i / 4].cast::<f32>();
+            // SAFETY: a register is four aligned vectors.
+            unsafe { _mm256_store_ps(register.add(8 * (i % 4)), value) };
+        }
+    }
+}

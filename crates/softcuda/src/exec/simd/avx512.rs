@@ -1,0 +1,246 @@
+//! AVX-512 F, BW, DQ and VL; AVX-512-BF16 where the processor has it.
+//!
+//! A warp register is two vectors: lanes 0-15 and 16-31. In the fragments of `mma` (`super::mma`)
+//! the four lanes of a 128-bit group hold one row of A, so an element of A reaches its row by a
+//! shuffle inside groups. Columns of B are gathered over the whole register by one permutation of
+//! two vectors, and serve all rows.
+
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _CMP_UNORD_Q, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16,
+    _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
+    _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_min_epu16, _mm512_min_epu32,
+    _mm512_movepi32_mask, _mm512_permutex2var_epi32, _mm512_reduce_min_epu32, _mm512_set1_epi16,
+    _mm512_set1_epi32, _mm512_set4_epi32, _mm512_setzero_ps, _mm512_shuffle_epi32,
+    _mm512_slli_epi32, _mm512_srli_epi32, _mm512_store_ps,
+};
+
+use super::mma::{BF16, F16, Fragments, TF32};
+use super::round::NAN32;
+use crate::exec::op::Reg;
+
+/// See [`super::top_bits`].
+///
+/// # Safety
+/// The processor has AVX-512 F and DQ.
+#[target_feature(enable = "avx512f,avx512dq")]
+#[inline]
+pub(crate) unsafe fn top_bits(lanes: &[u32; 32]) -> u32 {
+    let half = |i: usize| {
+        // SAFETY: 16 lanes follow lane `16·i`.
+        let lanes = unsafe { _mm512_loadu_si512(lanes.as_ptr().add(16 * i).cast()) };
+        u32::from(_mm512_movepi32_mask(lanes))
+    };
+    half(0) | half(1) << 16
+}
+
+/// The two vectors of a register.
+///
+/// # Safety
+/// `reg` is a live register.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn load(reg: *const Reg) -> [__m512i; 2] {
+    // SAFETY: a register is 128 bytes, aligned.
+    unsafe { [_mm512_load_si512(reg.cast()), _mm512_load_si512(reg.cast::<__m512i>().add(1))] }
+}
+
+/// The f32 values of the lower element of each word (`tf32`: of the word).
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn even<const KIND: u8>(words: __m512i) -> __m512 {
+    match KIND {
+        BF16 => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)),
+        F16 => _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)),
+        _ => _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(!0x1fff))),
+    }
+}
+
+/// The f32 values of the upper element of each word.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn odd<const KIND: u8>(words: __m512i) -> __m512 {
+    match KIND {
+        F16 => _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(words))),
+        _ => _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(!0xffff))),
+    }
+}
+
+/// The words of B for k word `J` of a register: columns 0, 2, 4, 6 and columns 1, 3, 5, 7, one for
+/// each lane of a group.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn columns<const J: i32>(b: [__m512i; 2]) -> [__m512i; 2] {
+    let evens = _mm512_set4_epi32(24 + J, 16 + J, 8 + J, J);
+    let odds = _mm512_set4_epi32(28 + J, 20 + J, 12 + J, 4 + J);
+    [_mm512_permutex2var_epi32(b[0], evens, b[1]), _mm512_permutex2var_epi32(b[0], odds, b[1])]
+}
+
+/// The accumulators of a tile: registers c0 to c3, two vectors each.
+type Tile = [__m512; 8];
+
+/// # Safety
+/// The fragments are live registers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn load_tile(c: [*const Reg; 4]) -> Tile {
+    let mut tile = [_mm512_setzero_ps(); 8];
+    for (i, vector) in tile.iter_mut().enumerate() {
+        // SAFETY: a register is two aligned vectors.
+        *vector = unsafe { _mm512_load_ps(c[i / 2].cast::<f32>().add(16 * (i % 2))) };
+    }
+    tile
+}
+
+/// Makes NaN canonical and stores.
+///
+/// # Safety
+/// The fragments are live registers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn store_tile(d: [*mut Reg; 4], tile: Tile) {
+    let nan = _mm512_castsi512_ps(_mm512_set1_epi32(NAN32 as i32));
+    for (i, value) in tile.into_iter().enumerate() {
+        let unordered = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
+        let value = _mm512_mask_blend_ps(unordered, value, nan);
+        // SAFETY: a register is two aligned vectors.
+        unsafe { _mm512_store_ps(d[i / 2].cast::<f32>().add(16 * (i % 2)), value) };
+    }
+}
+
+/// One k word of a register pair of A (rows g and g + 8) and a register of B.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn step<const KIND: u8, const J: i32, const SPREAD: i32>(
+    tile: &mut Tile,
+    a: [[__m512i; 2]; 2],
+    b: [__m512i; 2],
+) {
+    let [evens, odds] = columns::<J>(b);
+    let (even_low, odd_low) = (even::<KIND>(evens), even::<KIND>(odds));
+    let (even_high, odd_high) = (odd::<KIND>(evens), odd::<KIND>(odds));
+    for r in 0..2 {
+        for h in 0..2 {
+            let words = _mm512_shuffle_epi32::<SPREAD>(a[r][h]);
+            let at = 4 * r + h;
+            if KIND != TF32 {
+                let high = odd::<KIND>(words);
+                tile[at] = _mm512_fmadd_ps(high, even_high, tile[at]);
+                tile[at + 2] = _mm512_fmadd_ps(high, odd_high, tile[at + 2]);
+            }
+            let low = even::<KIND>(words);
+            tile[at] = _mm512_fmadd_ps(low, even_low, tile[at]);
+            tile[at + 2] = _mm512_fmadd_ps(low, odd_low, tile[at + 2]);
+        }
+    }
+}
+
+/// `mma` of `KIND` with f32 accumulators; `KR` registers of B.
+///
+/// # Safety
+/// The fragments are live registers; the processor has AVX-512 F.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+pub(crate) unsafe fn mma<const KIND: u8, const KR: usize>(f: &Fragments) {
+    // SAFETY: the caller's promise.
+    let mut tile = unsafe { load_tile(f.c) };
+    for kr in 0..KR {
+        // SAFETY: the caller's promise.
+        let (a, b) = unsafe { ([load(f.a[2 * kr]), load(f.a[2 * kr + 1])], load(f.b[kr])) };
+        step::<KIND, 0, 0x00>(&mut tile, a, b);
+        step::<KIND, 1, 0x55>(&mut tile, a, b);
+        step::<KIND, 2, 0xaa>(&mut tile, a, b);
+        step::<KIND, 3, 0xff>(&mut tile, a, b);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { store_tile(f.d, tile) };
+}
+
+/// As [`step`], two elements at a time. `vdpbf16ps` adds the product of the upper elements first.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+fn step_dot<const J: i32, const SPREAD: i32>(
+    tile: &mut Tile,
+    a: [[__m512i; 2]; 2],
+    b: [__m512i; 2],
+) {
+    let [evens, odds] = columns::<J>(b);
+    let (evens, odds) = (halves(evens), halves(odds));
+    for r in 0..2 {
+        for h in 0..2 {
+            let words = halves(_mm512_shuffle_epi32::<SPREAD>(a[r][h]));
+            let at = 4 * r + h;
+            tile[at] = _mm512_dpbf16_ps(tile[at], words, evens);
+            tile[at + 2] = _mm512_dpbf16_ps(tile[at + 2], words, odds);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn halves(words: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes without structure.
+    unsafe { std::mem::transmute(words) }
+}
+
+/// `mma` of bf16 by `vdpbf16ps`, without the tests of [`is_clean`] and [`are_clean_sums`].
+///
+/// # Safety
+/// The fragments are live registers; the processor has AVX-512-BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline]
+pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments) {
+    // SAFETY: the caller's promise.
+    let mut tile = unsafe { load_tile(f.c) };
+    for kr in 0..KR {
+        // SAFETY: the caller's promise.
+        let (a, b) = unsafe { ([load(f.a[2 * kr]), load(f.a[2 * kr + 1])], load(f.b[kr])) };
+        step_dot::<0, 0x00>(&mut tile, a, b);
+        step_dot::<1, 0x55>(&mut tile, a, b);
+        step_dot::<2, 0xaa>(&mut tile, a, b);
+        step_dot::<3, 0xff>(&mut tile, a, b);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { store_tile(f.d, tile) };
+}
+
+/// Whether every bf16 element of the registers is zero or at least 2^-56 in magnitude.
+///
+/// # Safety
+/// The registers are live; the processor has AVX-512 BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+pub(crate) unsafe fn is_clean<const N: usize>(registers: [*const Reg; N]) -> bool {
+    // Twice the bits drop the sign; less one, a zero becomes the largest number.
+    let minus_one = _mm512_set1_epi16(-1);
+    let mut least = minus_one;
+    for register in registers {
+        // SAFETY: the caller's promise.
+        for words in unsafe { load(register) } {
+            let magnitude = _mm512_add_epi16(words, _mm512_add_epi16(words, minus_one));
+            least = _mm512_min_epu16(least, magnitude);
+        }
+    }
+    // Each 32-bit lane holds two: the least of the upper halves, then of the lower ones.
+    let upper = _mm512_srli_epi32::<16>(least);
+    let lower = _mm512_and_si512(least, _mm512_set1_epi32(0xffff));
+    _mm512_reduce_min_epu32(_mm512_min_epu32(upper, lower)) >= (71 << 8) - 1
+}
+
+/// Whether every f32 lane of the registers is zero or at least 2^-103 in magnitude.
+///
+/// # Safety
+/// The registers are live; the processor has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) unsafe fn are_clean_sums(registers: [*const Reg; 4]) -> bool {
+    let minus_one = _mm512_set1_epi32(-1);
+    let mut least = minus_one;
+    // SAFETY: the caller's promise.
+    for value in unsafe { load_tile(registers) } {
+        let bits = _mm512_castps_si512(value);
+        let magnitude = _mm512_add_epi32(bits, _mm512_add_epi32(bits, minus_one));
+        least = _mm512_min_epu32(least, magnitude);
+    }
+    _mm512_reduce_min_epu32(least) >= (24 << 24) - 1
+}
