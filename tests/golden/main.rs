@@ -4,10 +4,4 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod listed;
-mod pixels;
-mod prompts;
-mod resize;
 mod rope;
-mod sha256;
-mod weights;

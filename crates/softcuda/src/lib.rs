@@ -9,6 +9,10 @@ pub mod lower;
 pub mod memory;
 pub mod profile;
 pub mod ptx;
+mod report;
 
 pub use config::{Config, ConfigError, Log, ReportSink, Schedule};
+pub use exec::grid::cancel;
+pub use fault::Fault;
 pub use install::{Attempt, InstallError, Installed, Method, install};
+pub use report::{LaunchRecord, last_fault, launches, scheduled};

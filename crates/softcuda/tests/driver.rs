@@ -11,5 +11,11 @@ mod support;
 mod device;
 #[path = "driver/install.rs"]
 mod install;
+#[path = "driver/launch.rs"]
+mod launch;
 #[path = "driver/memory.rs"]
 mod memory;
+#[path = "driver/module.rs"]
+mod module;
+#[path = "driver/stream.rs"]
+mod stream;

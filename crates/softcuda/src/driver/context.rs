@@ -148,6 +148,7 @@ impl Context {
         let owned = |context: Handle| context == handle;
         driver.streams.remove_where(|stream| stream.context == handle);
         driver.events.remove_where(|event| event.context == handle);
+        super::module::remove_of_context(driver, handle);
         let mut owners = driver.owners();
         let addresses: Vec<u64> =
             owners.iter().filter(|(_, owner)| owned(owner.context)).map(|(key, _)| *key).collect();

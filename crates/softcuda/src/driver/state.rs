@@ -1,16 +1,20 @@
 //! What the driver holds: settings, memory, and every object behind a handle.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::context::{Context, Primary};
 use super::error::{Code, NOT_INITIALIZED, OPERATING_SYSTEM};
 use super::event::Event;
+use super::function::Function;
 use super::handle::{Handle, Slab};
+use super::module::Module;
 use super::pool::MemoryPool;
 use super::stream::Stream;
 use crate::config::{Config, Log};
+use crate::exec::grid::Pool;
 use crate::memory::Memory;
 
 /// Settings for the driver that `cuInit` starts.
@@ -21,13 +25,17 @@ static STARTING: Mutex<()> = Mutex::new(());
 pub(crate) struct Driver {
     pub(crate) config: Config,
     pub(crate) memory: Arc<Memory>,
+    pub(super) pool: Pool,
     pub(super) contexts: Slab<Context>,
+    pub(super) modules: Slab<Module>,
+    pub(super) functions: Slab<Function>,
     pub(super) streams: Slab<Stream>,
     pub(super) events: Slab<Event>,
     pub(super) pools: Slab<MemoryPool>,
     pub(super) devices: Vec<Mutex<Primary>>,
     owners: Mutex<BTreeMap<u64, Owner>>,
     pub(super) next_id: AtomicU64,
+    pub(super) next_launch: AtomicU64,
 }
 
 /// Whose an allocation is.
@@ -86,6 +94,14 @@ pub(super) fn start() -> Result<&'static Driver, Code> {
         eprintln!("softcuda: device memory cannot be reserved: {error}");
         OPERATING_SYSTEM
     })?;
+    let threads = config.threads.unwrap_or_else(|| {
+        // Counts what the control group leaves of the processors.
+        std::thread::available_parallelism().map_or(1, NonZero::get)
+    });
+    let pool = Pool::new(threads).map_err(|error| {
+        eprintln!("softcuda: {threads} threads cannot be started: {error}");
+        OPERATING_SYSTEM
+    })?;
     let pools = Slab::new(6);
     let primaries = (0..config.devices).map(|device| {
         let pool = pools.insert(Arc::new(MemoryPool::new(device, true)));
@@ -95,13 +111,17 @@ pub(super) fn start() -> Result<&'static Driver, Code> {
     let driver = Driver {
         config,
         memory: Arc::new(memory),
+        pool,
         contexts: Slab::new(1),
+        modules: Slab::new(2),
+        functions: Slab::new(3),
         streams: Slab::new(4),
         events: Slab::new(5),
         pools,
         devices,
         owners: Mutex::default(),
         next_id: AtomicU64::new(1),
+        next_launch: AtomicU64::new(1),
     };
     Ok(DRIVER.get_or_init(|| driver))
 }

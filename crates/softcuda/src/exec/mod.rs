@@ -1,6 +1,7 @@
 //! Execution of lowered kernels.
 
 pub mod block;
+pub mod grid;
 pub mod handlers;
 pub mod op;
 mod sched;

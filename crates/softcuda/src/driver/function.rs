@@ -1,0 +1,250 @@
+//! Functions: attributes, parameters, lowered code.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_char};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::context::lookup;
+use super::error::{Code, INVALID_VALUE};
+use super::handle::Handle;
+use super::module::{Module, c_name};
+use super::state::{Driver, driver};
+use super::{Out, Status, entry};
+use crate::exec::{Kernel, Level};
+use crate::lower::{Env, lower};
+use crate::profile::{MAX_THREADS_PER_BLOCK, SHARED_DEFAULT};
+use crate::ptx::ast::{self, FuncId, VarId};
+use crate::report;
+
+/// A kernel of a module.
+pub(super) struct Function {
+    pub(super) module: Arc<Module>,
+    id: FuncId,
+    name: CString,
+    settings: Mutex<Settings>,
+    /// Lowered code, by level.
+    code: Mutex<HashMap<Level, Arc<Kernel>>>,
+}
+
+/// Attributes that a program may set.
+#[derive(Clone, Copy)]
+struct Settings {
+    max_dynamic_shared: u32,
+    carveout: i32,
+    non_portable_cluster: i32,
+    cluster_policy: i32,
+}
+
+/// What occupancy needs to know.
+#[derive(Clone, Copy)]
+pub(super) struct Needs {
+    pub(super) registers: u32,
+    pub(super) static_shared: u32,
+    pub(super) max_threads: u32,
+}
+
+impl Function {
+    pub(super) fn new(module: Arc<Module>, id: FuncId) -> Self {
+        let name = module.ast.function(id).map(|function| c_name(&module.ast, function));
+        let settings = Settings {
+            max_dynamic_shared: SHARED_DEFAULT,
+            carveout: -1,
+            non_portable_cluster: 0,
+            cluster_policy: 0,
+        };
+        Self {
+            module,
+            id,
+            name: name.unwrap_or_default(),
+            settings: Mutex::new(settings),
+            code: Mutex::default(),
+        }
+    }
+
+    pub(super) fn ast(&self) -> Result<&ast::Function, Code> {
+        self.module.ast.function(self.id).ok_or(super::error::INVALID_HANDLE)
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.name.to_string_lossy().into_owned()
+    }
+
+    fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The code for a level, lowered at its first use.
+    pub(super) fn code(&self, driver: &Driver, level: Level) -> Result<Arc<Kernel>, Code> {
+        let mut code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = code.get(&level) {
+            return Ok(kernel.clone());
+        }
+        let name = self.name();
+        let address = |VarId(index): VarId| {
+            let address = self.module.addresses.get(index as usize).copied();
+            address.filter(|address| *address != 0)
+        };
+        let env = Env { level, address: &address };
+        let lowered = lower(&self.module.ast, &name, &env).map_err(|error| {
+            report::load_error(&driver.config.report, &error);
+            error.code
+        })?;
+        if driver.config.log.jit {
+            let (ops, registers) = (lowered.ops.len(), lowered.regs);
+            eprintln!("softcuda function {name} {level:?}: {ops} ops, {registers} registers");
+        }
+        let kernel = Arc::new(lowered);
+        code.insert(level, kernel.clone());
+        Ok(kernel)
+    }
+
+    /// Code of some level, for questions that do not depend on it.
+    fn any_code(&self, driver: &Driver) -> Result<Arc<Kernel>, Code> {
+        let code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = code.values().next().cloned();
+        drop(code);
+        let level = driver.config.schedule.settings().level;
+        found.map_or_else(|| self.code(driver, level), Ok)
+    }
+
+    pub(super) fn needs(&self, driver: &Driver) -> Result<Needs, Code> {
+        let kernel = self.any_code(driver)?;
+        let figures = self.module.figures(&self.name());
+        let registers = match figures {
+            Some(figures) if figures.registers > 0 => figures.registers,
+            _ => (kernel.regs + 8).next_multiple_of(8),
+        };
+        Ok(Needs {
+            registers: registers.min(255),
+            static_shared: kernel.shared_size,
+            max_threads: kernel.max_threads.min(MAX_THREADS_PER_BLOCK),
+        })
+    }
+
+    /// Dynamic shared memory that a launch may ask for.
+    pub(super) fn dynamic_limit(&self, static_shared: u32) -> u32 {
+        let opted = self.settings().max_dynamic_shared;
+        // Without opting in, static and dynamic together have the default limit.
+        if opted > SHARED_DEFAULT {
+            opted
+        } else {
+            opted.min(SHARED_DEFAULT.saturating_sub(static_shared))
+        }
+    }
+
+    pub(super) fn attribute(&self, driver: &Driver, attribute: u32) -> Result<i32, Code> {
+        let settings = *self.settings();
+        let cluster = || self.ast().map(|function| function.perf.required_cluster);
+        let value = match attribute {
+            0 => {
+                let needs = self.needs(driver)?;
+                // What the registers of a block allow, in whole warps.
+                let warps =
+                    crate::profile::REGISTERS / (needs.registers * 32).next_multiple_of(256);
+                needs.max_threads.min(warps * 32)
+            }
+            1 => self.needs(driver)?.static_shared,
+            2 => {
+                let constants = self.module.ast.variables.iter();
+                let constants = constants.filter(|v| v.space == crate::ptx::types::Space::Const);
+                constants.map(|variable| variable.size as u32).sum()
+            }
+            3 => self.any_code(driver)?.local_size,
+            4 => self.needs(driver)?.registers,
+            5 => {
+                let (major, minor) = self.module.ast.version;
+                major * 10 + minor
+            }
+            6 => driver.config.profile.architecture(),
+            7 => 0,
+            8 => settings.max_dynamic_shared,
+            9 => return Ok(settings.carveout),
+            10 => u32::from(cluster()?.is_some()),
+            11..=13 => cluster()?.map_or(0, |cluster| cluster[attribute as usize - 11]),
+            14 => return Ok(settings.non_portable_cluster),
+            15 => return Ok(settings.cluster_policy),
+            _ => return Err(INVALID_VALUE),
+        };
+        Ok(value as i32)
+    }
+
+    pub(super) fn set_attribute(&self, driver: &Driver, attribute: u32, value: i32) -> Status {
+        match attribute {
+            8 => {
+                let most = driver.config.profile.shared_per_block_optin;
+                let most = most.saturating_sub(self.needs(driver)?.static_shared);
+                let value = u32::try_from(value).ok().filter(|value| *value <= most);
+                self.settings().max_dynamic_shared = value.ok_or(INVALID_VALUE)?;
+            }
+            9 if (-1..=100).contains(&value) => self.settings().carveout = value,
+            14 if matches!(value, 0 | 1) => self.settings().non_portable_cluster = value,
+            15 if (0..=2).contains(&value) => self.settings().cluster_policy = value,
+            _ => return Err(INVALID_VALUE),
+        }
+        Ok(())
+    }
+
+    pub(super) fn parameter(&self, index: usize) -> Result<(usize, usize), Code> {
+        let parameter = self.ast()?.params.get(index).ok_or(INVALID_VALUE)?;
+        Ok((parameter.offset as usize, parameter.size as usize))
+    }
+
+    pub(super) fn name_pointer(&self) -> *const c_char {
+        self.name.as_ptr()
+    }
+}
+
+/// The function of a handle, in a context that has not failed. A kernel of a library is one too.
+pub(super) fn find(function: Handle) -> Result<Arc<Function>, Code> {
+    let driver = driver()?;
+    let function = driver.functions.get(function)?;
+    lookup(driver, function.module.context)?.check()?;
+    Ok(function)
+}
+
+entry! {
+    fn cuFuncGetAttribute(value: Out<i32>, attribute: u32, function: Handle) {
+        value.check()?;
+        value.set(find(function)?.attribute(driver()?, attribute)?)
+    }
+
+    fn cuFuncSetAttribute(function: Handle, attribute: u32, value: i32) {
+        find(function)?.set_attribute(driver()?, attribute, value)
+    }
+
+    fn cuFuncGetModule(module: Out<Handle>, function: Handle) {
+        module.set(find(function)?.module.handle())
+    }
+
+    /// The text lives as long as the function.
+    fn cuFuncGetName(name: Out<*const c_char>, function: Handle) {
+        name.set(find(function)?.name_pointer())
+    }
+
+    fn cuFuncGetParamInfo(function: Handle, index: usize, offset: Out<usize>, size: Out<usize>) {
+        let (start, bytes) = find(function)?.parameter(index)?;
+        offset.set(start)?;
+        size.offer(bytes);
+        Ok(())
+    }
+
+    fn cuFuncIsLoaded(state: Out<u32>, function: Handle) {
+        let function = find(function)?;
+        let lowered = !function.code.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        state.set(u32::from(lowered))
+    }
+
+    fn cuFuncLoad(function: Handle) {
+        find(function)?.any_code(driver()?).map(|_| ())
+    }
+
+    fn cuFuncSetCacheConfig(function: Handle, config: u32) {
+        find(function)?;
+        if config > 3 { Err(INVALID_VALUE) } else { Ok(()) }
+    }
+
+    fn cuFuncSetSharedMemConfig(function: Handle, config: u32) {
+        find(function)?;
+        if config > 2 { Err(INVALID_VALUE) } else { Ok(()) }
+    }
+}
