@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{
-    config::{CONFIG_FILE, ConfigError},
+use super::config::{
+    CONFIG_FILE, ConfigError,
     fields::{self, Fields},
 };
 use crate::units::{TokenId, Tokens};

@@ -8,7 +8,6 @@
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
-mod fields;
 pub mod generation_config;
 pub mod names;
 mod passes;

@@ -23,7 +23,7 @@ pub use error::CheckpointError;
 
 use self::header::{TensorInfo, TextPairs, as_u64};
 use super::{
-    fields::{ConfigError, read_limited},
+    config::fields::{ConfigError, read_limited},
     names,
 };
 use crate::units::Bytes;

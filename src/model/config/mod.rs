@@ -4,6 +4,8 @@
 //! names its key; nothing is ignored silently but what the reference ignores too. This module
 //! knows no device: prompts are made without one.
 
+pub(super) mod fields;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -11,8 +13,9 @@ use std::{
 
 use serde_json::{Map, Value};
 
-pub use super::fields::ConfigError;
-use super::fields::{self, Fields, count_of};
+pub use fields::ConfigError;
+
+use self::fields::{Fields, count_of};
 use crate::units::TokenId;
 
 /// Name of the file inside a checkpoint folder.
