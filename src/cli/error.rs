@@ -13,6 +13,22 @@ pub(crate) mod exit {
     pub(crate) const CHECKPOINT: u8 = 4;
     pub(crate) const DEVICE: u8 = 5;
     pub(crate) const MEMORY: u8 = 6;
+    pub(crate) const DEADLINE: u8 = 8;
+    pub(crate) const NON_FINITE: u8 = 9;
+}
+
+/// The exit status of an error's code.
+pub(crate) fn status(code: &str) -> u8 {
+    match code {
+        "invalid_request" | "unsupported" => exit::USAGE,
+        "checkpoint_invalid" | "tokenizer_invalid" | "template_invalid" => exit::CHECKPOINT,
+        "device_error" | "engine_poisoned" => exit::DEVICE,
+        "out_of_memory" => exit::MEMORY,
+        "deadline_exceeded" => exit::DEADLINE,
+        "non_finite" => exit::NON_FINITE,
+        "internal" => exit::INTERNAL,
+        _ => exit::INPUT,
+    }
 }
 
 /// A failed command: the code of its error, its exit status, and the chain of causes.

@@ -1,13 +1,17 @@
 //! The command line: arguments, dispatch, exit codes. One file for each command; `output` alone
 //! prints.
 
+mod answers;
 mod doctor;
 mod error;
+mod forward;
+mod generate;
 mod inspect;
 mod output;
 mod process;
 mod prompts;
 mod render;
+mod run;
 mod tokens;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -31,6 +35,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Ask a question about pictures and stream the answer
+    Run(run::RunArgs),
+    /// Answer a conversation, or a batch of them
+    Generate(generate::GenerateArgs),
+    /// Run one forward pass over given tensors
+    Forward(forward::ForwardArgs),
     /// Say which driver, device and kernels would be used, and why
     Doctor(doctor::DoctorArgs),
     /// Show what a checkpoint holds and what is wrong with it
@@ -104,6 +114,9 @@ pub fn main() -> ExitCode {
     };
     let mut out = Output::new(&cli.common);
     let done = match cli.command {
+        Command::Run(arguments) => run::run(&arguments, &mut out),
+        Command::Generate(arguments) => generate::run(&arguments, &mut out),
+        Command::Forward(arguments) => forward::run(&arguments, &mut out),
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Inspect(arguments) => inspect::run(&arguments, &mut out),
         Command::Process(arguments) => process::run(&arguments, &mut out),

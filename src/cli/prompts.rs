@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
-use super::error::exit;
+use super::error::status;
 use super::{CliError, Output};
+use crate::engine::EngineBuilder;
 use crate::media::{MediaError, Resizer};
 use crate::prompt::{
     ControlText, Conversations, ImageInput, ProcessOptions, Processor, PromptError, RenderOptions,
@@ -56,6 +57,11 @@ impl PictureArgs {
     pub(crate) fn apply(&self, processor: Processor) -> Result<Processor, CliError> {
         let processor = processor.with_resizer(self.resize.into());
         processor.with_pixels(self.min_pixels, self.max_pixels).map_err(CliError::from)
+    }
+
+    /// The same for an engine that is not built yet.
+    pub(crate) fn configure(&self, builder: EngineBuilder) -> EngineBuilder {
+        builder.resizer(self.resize.into()).pixels(self.min_pixels, self.max_pixels)
     }
 }
 
@@ -154,14 +160,6 @@ impl From<MediaError> for CliError {
     fn from(error: MediaError) -> Self {
         let code = error.code();
         Self::new(code, status(code), error)
-    }
-}
-
-fn status(code: &str) -> u8 {
-    match code {
-        "invalid_request" | "unsupported" => exit::USAGE,
-        "checkpoint_invalid" | "tokenizer_invalid" | "template_invalid" => exit::CHECKPOINT,
-        _ => exit::INPUT,
     }
 }
 

@@ -57,6 +57,7 @@ pub(super) struct Shared {
     generation: GenerationConfig,
     plan: MemoryPlan,
     device: String,
+    device_name: String,
     warnings: Vec<String>,
 }
 
@@ -138,9 +139,18 @@ impl EngineBuilder {
         let workspace = Workspace::new(&device, plan.workspace())?;
         let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         warnings.extend(loaded.iter().map(ToString::to_string));
-        let name = device.located().to_string();
+        let (name, device_name) = (device.located().to_string(), device.name().to_owned());
         let core = Mutex::new(Core::new(device, model, workspace, plan.clone())?);
-        let shared = Shared { core, processor, config, generation, plan, device: name, warnings };
+        let shared = Shared {
+            core,
+            processor,
+            config,
+            generation,
+            plan,
+            device: name,
+            device_name,
+            warnings,
+        };
         Ok(Engine { shared: Arc::new(shared) })
     }
 }
@@ -185,6 +195,11 @@ impl Engine {
     /// Name of the device in use, `cuda:N` or `software`.
     pub fn device(&self) -> &str {
         &self.shared.device
+    }
+
+    /// The driver's name of the device.
+    pub fn device_name(&self) -> &str {
+        &self.shared.device_name
     }
 
     /// Device memory by purpose.

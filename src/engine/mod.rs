@@ -5,6 +5,7 @@ mod batch;
 #[expect(clippy::module_inception, reason = "the module's central type")]
 mod engine;
 mod error;
+mod forward;
 mod generation;
 mod pages;
 mod plan;
@@ -17,6 +18,7 @@ mod timing;
 
 pub use engine::{Engine, EngineBuilder};
 pub use error::EngineError;
+pub use forward::{FloatTensor, ForwardInput, ForwardOutput, forward};
 pub use generation::{Completion, Event, Generation, MediaUse, Token, Usage};
 pub use plan::{MemoryLimit, MemoryPlan};
 pub use request::Request;

@@ -4,4 +4,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod listed;
+mod pixels;
+mod prompts;
+mod resize;
 mod rope;
+mod sha256;
+mod weights;

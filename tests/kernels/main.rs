@@ -4,13 +4,22 @@
 mod attn_decode;
 mod attn_prefill;
 mod attn_vision;
+mod check;
+mod embed;
+mod gemm;
+mod gemv;
 mod guarded;
 mod kv_append;
 mod kv_copy;
 mod layer_norm;
 mod mrope;
 mod paged;
+mod patch_embed;
+mod rms_norm;
 mod rope_vision;
+mod sample;
+mod silu_mul;
+mod tolerance;
+
 #[path = "../support/mod.rs"]
 mod support;
-mod tolerance;

@@ -1,0 +1,133 @@
+//! `qwen2vl run`: one question, one answer, streamed.
+
+use std::{io::Read, path::PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    CliError, Output,
+    answers::{self, AnswerArgs},
+    error::exit,
+    prompts::{PictureArgs, PromptArgs},
+};
+use crate::{
+    engine::{Clock, Completion, Event, Request},
+    prompt::{Message, Part},
+    settings,
+};
+
+/// Longest prompt that is read from standard input.
+const MAX_PROMPT: u64 = 16 << 20;
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Folder of the checkpoint, unless -m or QWEN2VL_MODEL names it, and the question ("-": read it
+    /// from standard input)
+    #[arg(value_name = "MODEL> <PROMPT", num_args = 1..=2, required = true)]
+    words: Vec<String>,
+    /// Folder of the checkpoint
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<PathBuf>,
+    /// A picture: PNG, JPEG, WebP, GIF or BMP; repeat it for several, in order
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+    /// What the model is told before the question
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// One JSON object a line as the answer comes
+    #[arg(long, conflicts_with = "json")]
+    jsonl: bool,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
+    pictures: PictureArgs,
+    #[command(flatten)]
+    answer: AnswerArgs,
+}
+
+/// Streams the answer and sums it up.
+pub(crate) fn run(arguments: &RunArgs, out: &mut Output) -> Result<u8, CliError> {
+    let clock = Clock::start();
+    let (model, question) = words(arguments)?;
+    let request = request(arguments, question);
+    let (engine, load) = arguments.answer.engine(&model, &arguments.pictures, out)?;
+    let mut generation = engine.submit(request)?;
+    let streams = !out.is_json() && !arguments.jsonl;
+    for event in &mut generation {
+        match event? {
+            Event::Token(token) if streams => out.piece(&token.text)?,
+            Event::Token(token) if arguments.jsonl => {
+                let (id, text) = (token.id.0, token.text);
+                out.document(
+                    &json!({ "type": "token", "index": token.index, "id": id, "text": text }),
+                )?;
+                out.flush()?;
+            }
+            _ => {}
+        }
+    }
+    let completion = generation.finish()?;
+    if streams {
+        out.line("")?;
+        out.note(&summary(&completion, engine.device_name(), clock));
+    } else {
+        let mut document = answers::answer("qwen2vl.run/1", &completion, &engine, load);
+        if arguments.jsonl {
+            document["type"] = json!("done");
+        }
+        out.document(&document)?;
+    }
+    Ok(exit::DONE)
+}
+
+/// The checkpoint and the question from the positional words.
+fn words(arguments: &RunArgs) -> Result<(PathBuf, String), CliError> {
+    let named = arguments.model.clone();
+    let named = named.or_else(|| settings::text(settings::MODEL).map(PathBuf::from));
+    let (model, question) = match (arguments.words.as_slice(), named) {
+        ([model, question], None) => (PathBuf::from(model), question),
+        ([question], Some(model)) => (model, question),
+        ([_, _], Some(_)) if arguments.model.is_none() => {
+            let [model, question] = arguments.words.as_slice() else {
+                return Err(CliError::usage("two words at most"));
+            };
+            (PathBuf::from(model), question)
+        }
+        ([_], None) => {
+            let message = "run needs a checkpoint and a question: qwen2vl run MODEL \"PROMPT\", or \
+                           -m MODEL, or QWEN2VL_MODEL";
+            return Err(CliError::usage(message));
+        }
+        _ => {
+            return Err(CliError::usage("-m names the checkpoint: give the question alone"));
+        }
+    };
+    if question != "-" {
+        return Ok((model, question.clone()));
+    }
+    let mut text = String::new();
+    std::io::stdin().take(MAX_PROMPT).read_to_string(&mut text)?;
+    Ok((model, text))
+}
+
+fn request(arguments: &RunArgs, question: String) -> Request {
+    let pictures = arguments.image.iter().map(Part::image_file);
+    let parts: Vec<Part> = pictures.chain([Part::text(question)]).collect();
+    let system = arguments.system.iter().map(Message::system);
+    let mut request = Request::chat(system.chain([Message::user(parts)]))
+        .sampling(arguments.answer.sampling())
+        .add_vision_id(arguments.prompt.add_vision_id)
+        .control_text(arguments.prompt.control_text.into());
+    if let Some(tokens) = arguments.answer.max_new_tokens {
+        request = request.max_new_tokens(tokens);
+    }
+    request
+}
+
+fn summary(completion: &Completion, device: &str, clock: Clock) -> String {
+    let (image, new) = (completion.usage.image_tokens, completion.usage.completion_tokens);
+    let seconds = clock.elapsed().as_secs_f64();
+    format!("(device: {device}; {seconds:.1} s; image tokens {image}, new tokens {new})")
+}

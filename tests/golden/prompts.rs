@@ -1,0 +1,155 @@
+//! Prompts: templates, ids of text, text of ids; the demo's questions.
+
+use std::{fs, path::Path};
+
+use qwen2vl::{
+    prompt::{
+        ControlText, Conversations, Detokenizer, ProcessOptions, Processor, RenderOptions,
+        Tokenizer,
+    },
+    units::TokenId,
+};
+use serde_json::{Value, json};
+
+use crate::support::checkpoint::{golden_cases, goldens, model_folder};
+
+fn rendered(
+    processor: &Processor,
+    conversation: &Value,
+    case: &Value,
+    policy: ControlText,
+) -> (String, Vec<TokenId>) {
+    let text = conversation.to_string();
+    let conversations = Conversations::from_json(text.as_bytes(), Path::new("")).unwrap();
+    let options = ProcessOptions {
+        render: RenderOptions {
+            add_generation_prompt: case["add_generation_prompt"] != false,
+            add_vision_id: case["add_vision_id"] == true,
+        },
+        control_text: policy,
+    };
+    let pieces = processor.render(0, &conversations.list[0], options).unwrap();
+    let encoded = processor.encode(&pieces, policy).unwrap();
+    (pieces.iter().map(|piece| piece.text.as_str()).collect(), encoded.ids)
+}
+
+/// The conversation with other words in place of each text.
+fn reworded(conversation: &Value) -> Value {
+    let mut conversation = conversation.clone();
+    for message in conversation.as_array_mut().unwrap() {
+        match &mut message["content"] {
+            Value::String(text) => *text = "words".into(),
+            Value::Array(parts) => {
+                for part in parts.iter_mut().filter(|part| part["text"].is_string()) {
+                    part["text"] = "words".into();
+                }
+            }
+            _ => {}
+        }
+    }
+    conversation
+}
+
+#[test]
+fn prompts_and_ids_are_the_references() {
+    let document = golden_cases("prompts");
+    let folder = model_folder(&document["model"]);
+    let processor = Processor::from_dir(folder.path()).unwrap();
+    let tokenizer = processor.tokenizer();
+    // Those between the first and the last of the grounding tokens stay active in a user's text.
+    let id = |token: &str| tokenizer.added_id(token).unwrap();
+    let (first, grounding) = (id("<|endoftext|>"), id("<|object_ref_start|>")..=id("<|quad_end|>"));
+    let control = |ids: &[TokenId]| -> Vec<TokenId> {
+        let structural = |id: &TokenId| *id >= first && !grounding.contains(id);
+        ids.iter().copied().filter(structural).collect()
+    };
+    let (mut ran, mut with_control) = (0, 0);
+    for case in document["cases"].as_array().unwrap() {
+        let (name, conversation) = (&case["name"], &case["conversation"]);
+        let (text, ids) = rendered(&processor, conversation, case, ControlText::Trusted);
+        assert_eq!(json!(text), case["text"], "{name}");
+        assert_eq!(json!(ids.iter().map(|id| id.0).collect::<Vec<_>>()), case["ids"], "{name}");
+        let (literal_text, literal) =
+            rendered(&processor, conversation, case, ControlText::Literal);
+        assert_eq!(literal_text, text, "{name}: the text does not depend on the policy");
+        let (_, plain) = rendered(&processor, &reworded(conversation), case, ControlText::Trusted);
+        assert_eq!(control(&literal), control(&plain), "{name}: control ids of the template alone");
+        if control(&ids) == control(&plain) {
+            assert_eq!(literal, ids, "{name}: no control token in the texts");
+        } else {
+            with_control += 1;
+        }
+        ran += 1;
+    }
+    println!("prompts: {ran} cases run, {with_control} with control tokens in their texts");
+    assert_eq!(ran, 136);
+    assert!(with_control > 10);
+}
+
+#[test]
+fn ids_and_text_of_strings_are_the_references() {
+    let tokenizer = Tokenizer::from_dir(&goldens().join("tokenizer")).unwrap();
+    let load = |name: &str| -> Vec<Value> {
+        serde_json::from_slice(&fs::read(goldens().join("prompts").join(name)).unwrap()).unwrap()
+    };
+    let mut cases = load("strings.json");
+    assert_eq!(cases.len(), 433);
+    cases.extend(load("partial.json"));
+    for case in &cases {
+        let numbers: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let ids: Vec<TokenId> = numbers.into_iter().map(TokenId).collect();
+        if let Some(text) = case["text"].as_str() {
+            assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
+        }
+        assert_eq!(json!(tokenizer.decode(&ids, false)), case["decoded"], "{case}");
+        if case.get("decoded_skip").is_some() {
+            assert_eq!(json!(tokenizer.decode(&ids, true)), case["decoded_skip"], "{case}");
+        }
+        let mut stream = Detokenizer::new(false);
+        let mut streamed: String = ids.iter().map(|id| stream.push(&tokenizer, *id)).collect();
+        streamed += &stream.finish();
+        assert_eq!(json!(streamed), case["decoded"], "{case}");
+    }
+}
+
+#[test]
+fn questions_of_the_demo_have_the_references_ids_and_grids() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let questions = fs::read(demo.join("questions.json")).unwrap();
+    let questions: Vec<Value> = serde_json::from_slice(&questions).unwrap();
+    let processor = Processor::from_dir(&demo.join("model")).unwrap();
+    let (mut ran, mut videos) = (0, 0);
+    for case in &questions {
+        let name = &case["name"];
+        let text = case["messages"].to_string();
+        let conversations = Conversations::from_json(text.as_bytes(), &demo).unwrap();
+        let options = ProcessOptions {
+            render: RenderOptions {
+                add_generation_prompt: true,
+                add_vision_id: case["options"]["add_vision_id"] == true,
+            },
+            control_text: ControlText::Literal,
+        };
+        let conversation = &conversations.list[0];
+        let pieces = processor.render(0, conversation, options).unwrap();
+        let prompt: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
+        assert_eq!(json!(prompt), case["prompt"], "{name}");
+        if case["grids"].get("video_grid_thw").is_some() {
+            let error = processor.process(0, conversation, options).unwrap_err();
+            assert_eq!(error.code(), "unsupported", "{name}: videos are not built");
+            videos += 1;
+            continue;
+        }
+        let done = processor.process(0, conversation, options).unwrap();
+        let ids: Vec<u32> = done.input_ids.iter().map(|id| id.0).collect();
+        assert_eq!(json!(ids), case["input_ids"], "{name}");
+        let grids: Vec<_> = done.images.iter().map(|i| [i.grid.t, i.grid.h, i.grid.w]).collect();
+        let expected = case["grids"].get("image_grid_thw").cloned().unwrap_or_else(|| json!([]));
+        assert_eq!(json!(grids), expected, "{name}");
+        let counted = processor.count(0, conversation, options).unwrap();
+        assert_eq!(counted.input_ids, done.input_ids, "{name}: counted from headers");
+        ran += 1;
+    }
+    println!("demo: {ran} questions, {videos} with a video not yet");
+    assert_eq!((ran + videos, ran), (64, 51));
+}
