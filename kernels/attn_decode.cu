@@ -137,6 +137,50 @@ __device__ __forceinline__ void accumulate(FragmentC& o, const Exchange<E>& x, u
   }
 }
 
+// Calls `take(head, channel, value)` for the lane's elements of O^T that are heads: column 2t + e is
+// a head, row 16 i + g + 8 half a channel.
+template <int D, int TILES, typename Take>
+__device__ __forceinline__ void for_each_output(const FragmentC (&o)[TILES], int heads, int warp,
+                                                int lane, Take take) {
+#pragma unroll
+  for (int i = 0; i < TILES; ++i) {
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+      const int channel = 16 * (warp * TILES + i) + fragment_row(lane) + 8 * (q / 2);
+      const int head = fragment_column(lane) + q % 2;
+      if (channel < D && head < heads) take(head, channel, o[i].lane[q]);
+    }
+  }
+}
+
+// The segment's outputs, not normalised, and its states, for the block that comes last.
+template <int D, int TILES>
+__device__ __forceinline__ void store_part(const AttnDecodeParams& p, const FragmentC (&o)[TILES],
+                                           const SoftmaxState (&state)[2], const Heads& heads,
+                                           const WorkItem& work, int warp, int lane) {
+  const int64_t first = (int64_t(work.seq) * p.H + heads.first) * p.max_segments + work.tile;
+  const int64_t next = p.max_segments;  // from a head to the next
+  for_each_output<D>(o, heads.count, warp, lane, [&](int head, int channel, float value) {
+    p.part[(first + head * next) * D + channel] = value;
+  });
+  if (threadIdx.x >= HEADS / 2) return;  // every lane of g = 0 knows two heads, as all warps do
+#pragma unroll
+  for (int e = 0; e < 2; ++e) {
+    const int head = fragment_column(lane) + e;
+    float2* ml = reinterpret_cast<float2*>(p.part_ml) + first + head * next;
+    if (head < heads.count) *ml = make_float2(state[e].max, state[e].sum);
+  }
+}
+
+// Counts the block as done; true for the last of `blocks`, which leaves the counter at zero for
+// the next launch.
+__device__ __forceinline__ bool count_block(const AttnDecodeParams& p, int seq, int blocks) {
+  uint32_t* counter = p.counter + seq * int64_t(gridDim.y) + blockIdx.y;
+  const bool last = atomicAdd(counter, 1u) + 1 == uint32_t(blocks);
+  if (last) *counter = 0;
+  return last;
+}
+
 // Folds the parts of the block's heads in ascending order of segments (N2) into the output.
 template <typename E, int D>
 __device__ __forceinline__ void fold_parts(const AttnDecodeParams& p, const Heads& heads, int seq,
@@ -255,43 +299,18 @@ __device__ __forceinline__ void attn_decode(const AttnDecodeParams& p) {
     }
   }
 
-  // Column 2t + e of O^T is a head, row 16 i + g + 8 half a channel.
   E* out = static_cast<E*>(p.o) + row * p.ld_o + heads.first * D;
-  const int64_t part = (int64_t(work.seq) * p.H + heads.first) * p.max_segments + work.tile;
-  const bool only = segments - first_segment == 1;
-#pragma unroll
-  for (int i = 0; i < WARP_TILES; ++i) {
-#pragma unroll
-    for (int q = 0; q < 4; ++q) {
-      const int channel = 16 * (warp * WARP_TILES + i) + fragment_row(lane) + 8 * (q / 2);
-      const int head = fragment_column(lane) + q % 2;
-      if (channel >= D || head >= heads.count) continue;
-      if (only) {
-        const float inverse = softmax_inverse(state[q % 2].sum);
-        out[head * D + channel] = round_to<E>(softmax_output(o[i].lane[q], inverse));
-      } else {
-        p.part[(part + head * int64_t(p.max_segments)) * D + channel] = o[i].lane[q];
-      }
-    }
+  if (segments - first_segment == 1) {
+    const float inverse[2] = {softmax_inverse(state[0].sum), softmax_inverse(state[1].sum)};
+    for_each_output<D>(o, heads.count, warp, lane, [&](int head, int channel, float value) {
+      out[head * D + channel] = round_to<E>(softmax_output(value, inverse[head % 2]));
+    });
+    return;  // the whole block
   }
-  if (only) return;  // the whole block
-
-  if (threadIdx.x < 4) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const int head = fragment_column(lane) + e;
-      float2* ml = reinterpret_cast<float2*>(p.part_ml) + part + head * int64_t(p.max_segments);
-      if (head < heads.count) *ml = make_float2(state[e].max, state[e].sum);
-    }
-  }
-  __threadfence();  // orders: this thread's parts before the count, for every block
-  __syncthreads();  // orders: every thread's parts and fence before the one count of the block
-  if (threadIdx.x == 0) {
-    uint32_t* counter = p.counter + work.seq * int64_t(gridDim.y) + blockIdx.y;
-    const uint32_t before = atomicAdd(counter, 1u);
-    s_last = before + 1 == uint32_t(segments - first_segment);
-    if (s_last) *counter = 0;  // ready for the next launch
-  }
+  store_part<D>(p, o, state, heads, work, warp, lane);
+  __threadfence();  // orders: this thread's part before the count, for every block
+  __syncthreads();  // orders: every thread's part and fence before the one count of the block
+  if (threadIdx.x == 0) s_last = count_block(p, work.seq, segments - first_segment);
   __syncthreads();  // orders: thread 0's answer before its reads
   if (!s_last) return;
   __threadfence();  // orders: the other blocks' counts before the reads of their parts
