@@ -1,6 +1,7 @@
 //! A software CUDA device: the driver API and a PTX executor on the CPU.
 
 mod config;
+pub mod direct;
 mod driver;
 pub mod exec;
 pub mod fault;

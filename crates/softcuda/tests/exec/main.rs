@@ -1,0 +1,4 @@
+//! Kernels on the executor, without the driver API.
+
+mod control;
+mod support;
