@@ -5,6 +5,4 @@
 mod support;
 
 mod checkpoint;
-mod media;
 mod program;
-mod prompt;

@@ -9,8 +9,7 @@ use qwen2vl::{
     units::GridThw,
 };
 
-use crate::check::bits;
-use crate::guarded::Guarded;
+use crate::check::{Guarded, bits};
 use crate::support::{self, POISON, Rng};
 
 /// The published mean and deviation, as scale and shift of a byte.
@@ -38,7 +37,7 @@ fn run(device: &Device, frames: Frames<'_>, table: Option<&[bf16]>) -> Result<Ve
     };
     let Frames { frames: count, pitch, grid, patch, temporal, merge, .. } = frames;
     let depth = Patchify::depth(patch, temporal).unwrap();
-    let mut y = Guarded::new(device, grid.patch_rows().unwrap().0 * depth);
+    let mut y = Guarded::poisoned(device, grid.patch_rows().unwrap().0 * depth, POISON)?;
     Patchify {
         pixels: pixels.view(),
         normalisation,
@@ -51,7 +50,7 @@ fn run(device: &Device, frames: Frames<'_>, table: Option<&[bf16]>) -> Result<Ve
         merge,
     }
     .launch(device)?;
-    Ok(y.read(device, "patch_embed"))
+    Ok(y.read(device)?)
 }
 
 fn with_frames<R>(shape: &Shape, body: impl FnOnce(Frames<'_>, &str) -> R) -> R {

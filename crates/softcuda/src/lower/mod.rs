@@ -439,6 +439,7 @@ const FAMILIES: &[Family] = &[
     handlers::alu_int::lower,
     handlers::logic::lower,
     handlers::warpops::lower,
+    handlers::atom::lower,
     handlers::alu_f32::lower,
     handlers::compare::lower,
     handlers::cvt::lower,

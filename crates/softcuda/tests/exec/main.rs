@@ -1,4 +1,5 @@
 //! Kernels on the executor, without the driver API.
 
 mod control;
+mod lowering;
 mod support;

@@ -10,6 +10,7 @@ pub(crate) mod alu_f32;
 pub(crate) mod alu_f64;
 pub(crate) mod alu_int;
 pub(crate) mod approx;
+pub(crate) mod atom;
 pub(crate) mod compare;
 pub(crate) mod control;
 pub mod cpasync;
