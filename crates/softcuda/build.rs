@@ -8,17 +8,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-fn main() {
+fn main() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/driver/api.txt");
     println!("cargo::rerun-if-env-changed=CC");
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let list =
-        fs::read_to_string("src/driver/api.txt").expect("src/driver/api.txt is in the crate");
-    let entries: Vec<Entry> = list.lines().filter_map(Entry::parse).collect();
-    fs::write(out.join("table.rs"), table(&entries)).expect("OUT_DIR is writable");
-    fs::write(out.join("shim.s"), assembly(&entries)).expect("OUT_DIR is writable");
-    link(&out);
+    let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    let out = PathBuf::from(out);
+    let list = fs::read_to_string("src/driver/api.txt").map_err(|why| format!("api.txt: {why}"))?;
+    let entries: Vec<Entry> =
+        list.lines().filter_map(Entry::parse).collect::<Result<_, String>>()?;
+    let write = |name: &str, text: String| {
+        fs::write(out.join(name), text).map_err(|why| format!("{name}: {why}"))
+    };
+    write("table.rs", table(&entries))?;
+    write("shim.s", assembly(&entries))?;
+    link(&out)
 }
 
 /// A line of api.txt: name, class, and the module of `src/driver` that implements it.
@@ -28,15 +32,15 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
+    fn parse(line: &'a str) -> Option<Result<Self, String>> {
         if line.is_empty() || line.starts_with('#') {
             return None;
         }
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            [name, "full" | "stub", module] => Some(Self { name, module: Some(module) }),
-            [name, "none"] => Some(Self { name, module: None }),
-            _ => panic!("api.txt: not an entry: {line}"),
+            [name, "full" | "stub", module] => Some(Ok(Self { name, module: Some(module) })),
+            [name, "none"] => Some(Ok(Self { name, module: None })),
+            _ => Some(Err(format!("api.txt: not an entry: {line}"))),
         }
     }
 }
@@ -88,26 +92,19 @@ fn assembly(entries: &[Entry]) -> String {
     text
 }
 
-fn link(out: &Path) {
-    let compiler = env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    let result = Command::new(&compiler)
-        .args([
-            "-shared",
-            "-nostdlib",
-            "-Wl,-soname,libcuda.so",
-            "-Wl,-z,now",
-            "-Wl,-z,noexecstack",
-            "-o",
-        ])
+fn link(out: &Path) -> Result<(), String> {
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let shown = compiler.to_string_lossy();
+    let output = Command::new(&compiler)
+        .args(["-shared", "-nostdlib", "-Wl,-soname,libcuda.so", "-Wl,-z,now"])
+        .args(["-Wl,-z,noexecstack", "-o"])
         .arg(out.join("libcuda.so"))
         .arg(out.join("shim.s"))
-        .output();
-    match result {
-        Ok(output) if output.status.success() => {}
-        Ok(output) => panic!(
-            "{compiler} cannot link the driver shim: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ),
-        Err(error) => panic!("the driver shim needs a C compiler; {compiler}: {error} (set CC)"),
+        .output()
+        .map_err(|why| format!("the driver shim needs a C compiler; {shown}: {why} (set CC)"))?;
+    if output.status.success() {
+        return Ok(());
     }
+    let why = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{shown} cannot link the driver shim: {why}"))
 }

@@ -5,4 +5,6 @@
 mod support;
 
 mod checkpoint;
+mod media;
 mod program;
+mod prompt;

@@ -9,7 +9,8 @@ use qwen2vl::{
     units::Tokens,
 };
 
-use crate::check::{Guarded, bits};
+use crate::check::bits;
+use crate::guarded::Guarded;
 use crate::support::{self, POISON, Rng};
 
 /// A status before the launch: its bits must stay.
@@ -42,8 +43,8 @@ impl Case {
         let (table, image_rows) = (device.upload(&self.table)?, device.upload(&self.image_rows)?);
         let (ids, source) = (device.upload(&self.ids)?, device.upload(&self.source)?);
         let sequence = device.upload(&self.sequence)?;
-        let mut y = Guarded::poisoned(device, self.ids.len() * self.channels, POISON)?;
-        let mut status = Guarded::new(device, &[BEFORE; 2], u32::MAX)?;
+        let mut y = Guarded::new(device, self.ids.len() * self.channels);
+        let mut status = Guarded::holding(device, &[BEFORE; 2]);
         Embed {
             table: table.view(),
             image_rows: (!self.image_rows.is_empty()).then(|| image_rows.view()),
@@ -57,7 +58,7 @@ impl Case {
             vocabulary: self.table.len() / self.channels,
         }
         .launch(device)?;
-        Ok((y.read(device)?, status.read(device)?))
+        Ok((y.read(device, "embed"), status.read(device, "embed")))
     }
 
     fn check(&self, label: &str) {
@@ -148,8 +149,8 @@ fn views_of_other_lengths_are_refused() {
 fn gather(x: &[bf16], index: &[i32], channels: usize) -> Result<(Vec<bf16>, Vec<u32>), OpError> {
     let device = support::device();
     let (x, index_device) = (device.upload(x)?, device.upload(index)?);
-    let mut y = Guarded::poisoned(device, index.len() * channels, POISON)?;
-    let mut status = Guarded::new(device, &vec![BEFORE; index.len()], u32::MAX)?;
+    let mut y = Guarded::new(device, index.len() * channels);
+    let mut status = Guarded::holding(device, &vec![BEFORE; index.len()]);
     RowGather {
         x: x.view(),
         index: index_device.view(),
@@ -159,7 +160,7 @@ fn gather(x: &[bf16], index: &[i32], channels: usize) -> Result<(Vec<bf16>, Vec<
         channels,
     }
     .launch(device)?;
-    Ok((y.read(device)?, status.read(device)?))
+    Ok((y.read(device, "embed"), status.read(device, "embed")))
 }
 
 #[test]

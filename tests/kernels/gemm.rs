@@ -11,8 +11,10 @@ use qwen2vl::{
     reference::rms_norm::add_residual,
 };
 
-use crate::check::{Guarded, assert_near, bits, half_ulp, linear_factor};
-use crate::support::{self, POISON, Rng};
+use crate::check::{assert_near, bits, linear_factor};
+use crate::guarded::Guarded;
+use crate::support::{self, Rng};
+use crate::tolerance::bf16_ulp;
 
 /// One linear layer on the host.
 #[derive(Clone)]
@@ -52,8 +54,8 @@ impl Case {
     ) -> Result<Vec<bf16>, OpError> {
         let len = self.rows * self.outputs;
         let mut y = match kind {
-            Kind::Residual(old) => Guarded::new(device, old, POISON)?,
-            _ => Guarded::poisoned(device, len, POISON)?,
+            Kind::Residual(old) => Guarded::holding(device, old),
+            _ => Guarded::new(device, len),
         };
         let view = y.view_mut();
         let output = match kind {
@@ -63,13 +65,13 @@ impl Case {
             Kind::GeluErf => Output::GeluErf(view),
         };
         self.launch(device, variant, output)?;
-        Ok(y.read(device)?)
+        Ok(y.read(device, "gemm"))
     }
 
     pub fn logits(&self, device: &Device, variant: &Variant) -> Result<Vec<f32>, OpError> {
-        let mut y = Guarded::poisoned(device, self.rows * self.outputs, f32::NAN)?;
+        let mut y = Guarded::new(device, self.rows * self.outputs);
         self.launch(device, Some(variant), Output::Logits(y.view_mut()))?;
-        Ok(y.read(device)?)
+        Ok(y.read(device, "gemm"))
     }
 
     fn launch(
@@ -111,7 +113,7 @@ impl Case {
         let steps = (self.inputs.div_ceil(16) as f64).sqrt();
         for (i, (got, sum)) in got.iter().zip(sums).enumerate() {
             let error = linear_factor() * 2f64.powi(-24) * steps * sum.magnitude;
-            let limit = half_ulp(sum.value) + error;
+            let limit = 0.5 * bf16_ulp(sum.value) + error;
             let distance = (got.to_f64() - sum.value).abs();
             let (m, n) = (i / self.outputs, i % self.outputs);
             assert!(distance <= limit, "{label}: y[{m}, {n}] = {got}, want {}", sum.value);

@@ -2,17 +2,20 @@
 //! shows.
 
 use half::bf16;
-use qwen2vl::device::{Buffer, Device, Element, ViewMut};
+use qwen2vl::{
+    device::{Buffer, Device, Element, ViewMut, as_bytes},
+    ops::sample::SampleResult,
+};
 
 use crate::support::POISON;
 
 /// Bytes of a guard band.
 const GUARD: usize = 4096;
 
-/// A type with a NaN that no kernel makes by itself.
-pub trait Poison: Element + PartialEq + std::fmt::Debug {
+/// A type with a value, for floats a NaN, that no kernel makes by itself.
+pub trait Poison: Element {
     const POISON: Self;
-    /// Whether it is that NaN, bit for bit.
+    /// Whether it is that value, bit for bit.
     fn is_poison(self) -> bool;
 }
 
@@ -27,6 +30,27 @@ impl Poison for f32 {
     const POISON: Self = f32::from_bits(0x7fc1_7fc1);
     fn is_poison(self) -> bool {
         self.to_bits() == Self::POISON.to_bits()
+    }
+}
+
+impl Poison for u32 {
+    const POISON: Self = 0x7fc1_7fc1;
+    fn is_poison(self) -> bool {
+        self == Self::POISON
+    }
+}
+
+impl Poison for u16 {
+    const POISON: Self = 0x7fc1;
+    fn is_poison(self) -> bool {
+        self == Self::POISON
+    }
+}
+
+impl Poison for SampleResult {
+    const POISON: Self = Self { token: -7, status: 0x77, logprob: f32::POISON, pad: 0x7777 };
+    fn is_poison(self) -> bool {
+        as_bytes(&[self]) == as_bytes(&[Self::POISON])
     }
 }
 

@@ -9,7 +9,8 @@ use qwen2vl::{
     units::GridThw,
 };
 
-use crate::check::{Guarded, bits};
+use crate::check::bits;
+use crate::guarded::Guarded;
 use crate::support::{self, POISON, Rng};
 
 /// The published mean and deviation, as scale and shift of a byte.
@@ -37,7 +38,7 @@ fn run(device: &Device, frames: Frames<'_>, table: Option<&[bf16]>) -> Result<Ve
     };
     let Frames { frames: count, pitch, grid, patch, temporal, merge, .. } = frames;
     let depth = Patchify::depth(patch, temporal).unwrap();
-    let mut y = Guarded::poisoned(device, grid.patch_rows().unwrap().0 * depth, POISON)?;
+    let mut y = Guarded::new(device, grid.patch_rows().unwrap().0 * depth);
     Patchify {
         pixels: pixels.view(),
         normalisation,
@@ -50,7 +51,7 @@ fn run(device: &Device, frames: Frames<'_>, table: Option<&[bf16]>) -> Result<Ve
         merge,
     }
     .launch(device)?;
-    Ok(y.read(device)?)
+    Ok(y.read(device, "patch_embed"))
 }
 
 fn with_frames<R>(shape: &Shape, body: impl FnOnce(Frames<'_>, &str) -> R) -> R {

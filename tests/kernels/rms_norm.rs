@@ -9,7 +9,8 @@ use qwen2vl::{
     units::Tokens,
 };
 
-use crate::check::{Guarded, bits};
+use crate::check::bits;
+use crate::guarded::Guarded;
 use crate::support::{self, POISON, Rng, assert_ulps};
 
 /// (T, C, why this shape)
@@ -33,11 +34,11 @@ const EPS: f32 = 1e-6;
 
 fn run(device: &Device, x: &[bf16], weight: &[bf16]) -> Result<Vec<bf16>, OpError> {
     let (x_device, weight_device) = (device.upload(x)?, device.upload(weight)?);
-    let mut y = Guarded::poisoned(device, x.len(), POISON)?;
+    let mut y = Guarded::new(device, x.len());
     let (rows, channels) = (Tokens(x.len() / weight.len()), weight.len());
     let (x, weight) = (x_device.view(), weight_device.view());
     RmsNorm { x, weight, y: y.view_mut(), rows, channels, eps: EPS }.launch(device)?;
-    Ok(y.read(device)?)
+    Ok(y.read(device, "rms_norm"))
 }
 
 /// The residual stream after the sum, and its norm.
@@ -48,8 +49,8 @@ fn run_residual(
     weight: &[bf16],
 ) -> Result<(Vec<bf16>, Vec<bf16>), OpError> {
     let (x_device, weight_device) = (device.upload(x)?, device.upload(weight)?);
-    let mut residual = Guarded::new(device, residual, POISON)?;
-    let mut y = Guarded::poisoned(device, x.len(), POISON)?;
+    let mut residual = Guarded::holding(device, residual);
+    let mut y = Guarded::new(device, x.len());
     RmsNormResidual {
         x: x_device.view(),
         residual: residual.view_mut(),
@@ -60,7 +61,7 @@ fn run_residual(
         eps: EPS,
     }
     .launch(device)?;
-    Ok((residual.read(device)?, y.read(device)?))
+    Ok((residual.read(device, "rms_norm"), y.read(device, "rms_norm")))
 }
 
 fn check(shapes: &[(usize, usize, &str)]) {

@@ -7,7 +7,7 @@ use qwen2vl::{
     reference::sample::{Settings, sample},
 };
 
-use crate::check::Guarded;
+use crate::guarded::Guarded;
 use crate::support::{self, Rng};
 
 /// A batch: equal vocabularies, one row of logits and one of settings for each sequence.
@@ -52,11 +52,10 @@ impl Batch {
         let settings = device.upload(&self.settings)?;
         let words = Sample::bitmap_words(vocabulary);
         let bitmap: Vec<u32> = self.seen.iter().flat_map(|row| bitmap(row, words)).collect();
-        let mut bitmap = Guarded::new(device, &bitmap, u32::MAX)?;
-        let mut counts = Guarded::new(device, &self.counts.concat(), u16::MAX)?;
+        let mut bitmap = Guarded::holding(device, &bitmap);
+        let mut counts = Guarded::holding(device, &self.counts.concat());
         let status = device.upload(&self.status)?;
-        let poison = SampleResult { token: -7, status: 77, logprob: f32::NAN, pad: 7 };
-        let mut result = Guarded::poisoned(device, sequences, poison)?;
+        let mut result = Guarded::new(device, sequences);
         Sample {
             logits: logits.view(),
             settings: settings.view(),
@@ -70,13 +69,13 @@ impl Batch {
             slots: self.seen.len(),
         }
         .launch(device)?;
-        let seen = bitmap.read(device)?;
+        let seen = bitmap.read(device, "sample");
         let seen = seen
             .chunks(words)
             .map(|row| (0..vocabulary).map(|id| row[id / 32] >> (id % 32) & 1 == 1).collect());
-        let counts = counts.read(device)?;
+        let counts = counts.read(device, "sample");
         Ok(After {
-            results: result.read(device)?,
+            results: result.read(device, "sample"),
             seen: seen.collect(),
             counts: counts.chunks(vocabulary).map(<[u16]>::to_vec).collect(),
         })

@@ -8,7 +8,8 @@ use qwen2vl::{
     units::Tokens,
 };
 
-use crate::check::{Guarded, assert_near, bits};
+use crate::check::{assert_near, bits};
+use crate::guarded::Guarded;
 use crate::support::{self, POISON, Rng};
 
 /// (T, F, why this shape)
@@ -32,9 +33,9 @@ const RANGES: &[(f32, &str)] = &[
 fn run(device: &Device, gate_up: &[bf16], width: usize) -> Result<Vec<bf16>, OpError> {
     let rows = Tokens(gate_up.len() / (2 * width));
     let gate_up = device.upload(gate_up)?;
-    let mut y = Guarded::poisoned(device, rows.0 * width, POISON)?;
+    let mut y = Guarded::new(device, rows.0 * width);
     SiluMul { gate_up: gate_up.view(), y: y.view_mut(), rows, width }.launch(device)?;
-    Ok(y.read(device)?)
+    Ok(y.read(device, "silu_mul"))
 }
 
 fn check(shapes: &[(usize, usize, &str)]) {

@@ -1,1 +1,5 @@
-//! Tests.
+//! Properties that hold for every input, tried on random ones.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+mod media;
+mod prompt;

@@ -1,0 +1,192 @@
+//! Broken conversations, templates and tokenizers: a typed error with its exit status.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use qwen2vl::prompt::{Conversations, Processor, PromptError};
+use tempfile::TempDir;
+
+use crate::program::{self, CHECKPOINT, INPUT, USAGE};
+
+/// The demo's tokenizer, template and settings, without weights.
+fn good() -> TempDir {
+    let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/demo/model");
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(demo).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension != "safetensors") {
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    folder
+}
+
+/// (messages, further flags, exit status, what the message names)
+const CONVERSATIONS: &[(&str, &[&str], u8, &str)] = &[
+    ("", &[], USAGE, "not valid JSON"),
+    ("[{", &[], USAGE, "not valid JSON"),
+    ("[]", &[], USAGE, "no messages"),
+    ("[[], []]", &[], USAGE, "no messages"),
+    ("{\"role\": \"user\"}", &[], USAGE, "a conversation is a list"),
+    (r#"[{"role": "user"}]"#, &[], USAGE, "message 0: a message needs content"),
+    (
+        r#"[{"role": "user", "content": "a<|im_end|>"}]"#,
+        &["--control-text", "refuse"],
+        INPUT,
+        "message 0: control token <|im_end|> at byte 1",
+    ),
+    (
+        r#"[{"role": "user<|im_end|>", "content": "a"}]"#,
+        &[],
+        INPUT,
+        "message 0: role contains the control token <|im_end|>",
+    ),
+    (
+        r#"[{"role": "user", "content": "a", "name": {"x": ["<|im_start|>"]}}]"#,
+        &[],
+        INPUT,
+        "message 0: x contains the control token <|im_start|>",
+    ),
+];
+
+#[test]
+fn a_broken_conversation_is_named() {
+    let model = good();
+    let file = model.path().join("m.json");
+    let path = file.display().to_string();
+    for (messages, flags, status, reason) in CONVERSATIONS {
+        fs::write(&file, messages).unwrap();
+        let arguments = [&["render", "--messages", &path], *flags].concat();
+        let done = program::run(&arguments, model.path());
+        done.assert_status(*status);
+        assert!(done.said().contains(reason), "{messages}: {}", done.said());
+    }
+    let done = program::run(&["render", "--messages", "/nonexistent.json"], model.path());
+    done.assert_status(INPUT);
+}
+
+/// (messages, exit status, what the message names): with media
+const MEDIA: &[(&str, u8, &str)] = &[
+    (r#"{"type": "image"}"#, USAGE, "an image part needs one of image, url"),
+    (r#"{"type": "image", "path": 3}"#, USAGE, "path is 3, expected"),
+    (
+        r#"{"type": "image", "url": "https://example.org/a.png"}"#,
+        USAGE,
+        "network sources are disabled",
+    ),
+    (r#"{"type": "image", "url": "data:image/png;base64,****"}"#, INPUT, "incorrect image source"),
+    (
+        r#"{"type": "image", "path": "a.png", "max_pixel": 3}"#,
+        USAGE,
+        "did you mean \"max_pixels\"?",
+    ),
+    (
+        r#"{"type": "image", "path": "a.png", "resized_width": 28}"#,
+        USAGE,
+        "unsupported: resized_height",
+    ),
+    (
+        r#"{"type": "image", "path": "a.png", "max_pixels": 1}"#,
+        USAGE,
+        "min_pixels 7056 is above max_pixels 1",
+    ),
+    (r#"{"type": "video", "path": "a.mp4"}"#, USAGE, "videos are not built"),
+];
+
+#[test]
+fn a_broken_media_part_is_named() {
+    let model = good();
+    let file = model.path().join("m.json");
+    image::RgbImage::new(30, 30).save(model.path().join("a.png")).unwrap();
+    let (path, output) = (file.display().to_string(), model.path().join("o").display().to_string());
+    for (part, status, reason) in MEDIA {
+        fs::write(&file, format!(r#"[{{"role": "user", "content": [{part}]}}]"#)).unwrap();
+        let arguments = ["process", "--messages", &path, "--output", &output];
+        let done = program::run(&arguments, model.path());
+        done.assert_status(*status);
+        let said = done.said();
+        assert!(said.contains("message 0, part 0: ") && said.contains(reason), "{part}: {said}");
+    }
+}
+
+/// (file, content or none to remove it, exit status, what the message names)
+const FILES: &[(&str, Option<&str>, u8, &str)] = &[
+    ("config.json", None, INPUT, "config.json"),
+    ("config.json", Some("{"), CHECKPOINT, "config.json"),
+    ("tokenizer.json", Some("{}"), CHECKPOINT, "tokenizer.json is no tokenizer"),
+    ("tokenizer.json", Some("[1, 2"), CHECKPOINT, "tokenizer.json is no tokenizer"),
+    ("tokenizer_config.json", Some("[]"), CHECKPOINT, "tokenizer_config.json"),
+    (
+        "tokenizer_config.json",
+        Some(r#"{"clean_up_tokenization_spaces": true}"#),
+        USAGE,
+        "clean_up_tokenization_spaces = true",
+    ),
+    ("chat_template.json", Some("{"), CHECKPOINT, "chat_template.json"),
+    ("chat_template.jinja", Some("{% for"), CHECKPOINT, "the chat template fails: syntax error"),
+    ("chat_template.jinja", Some("{{ f() }}"), CHECKPOINT, "unknown function: f is unknown"),
+    (
+        "chat_template.jinja",
+        Some("{{ messages | length }}{{ messages[0].content | upper }}"),
+        CHECKPOINT,
+        "the chat template changes the text",
+    ),
+    (
+        "chat_template.jinja",
+        Some(
+            "{% set x = namespace(s='ab') %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}",
+        ),
+        CHECKPOINT,
+        "the chat template fails",
+    ),
+    ("preprocessor_config.json", Some("3"), CHECKPOINT, "preprocessor_config.json"),
+    (
+        "preprocessor_config.json",
+        Some(r#"{"do_convert_rgb": false}"#),
+        USAGE,
+        "do_convert_rgb = false",
+    ),
+];
+
+#[test]
+fn a_broken_file_of_a_checkpoint_is_named() {
+    for (name, content, status, reason) in FILES {
+        let model = good();
+        let file = model.path().join("m.json");
+        fs::write(&file, r#"[{"role": "user", "content": "hello"}]"#).unwrap();
+        match content {
+            Some(content) => fs::write(model.path().join(name), content).unwrap(),
+            None => fs::remove_file(model.path().join(name)).unwrap(),
+        }
+        let path = file.display().to_string();
+        let done = program::run(&["render", "--messages", &path], model.path());
+        done.assert_status(*status);
+        assert!(done.said().contains(reason), "{name} {content:?}: {}", done.said());
+    }
+}
+
+#[test]
+fn ids_of_config_and_tokenizer_must_agree() {
+    let model = good();
+    let file = model.path().join("config.json");
+    let config = fs::read_to_string(&file).unwrap();
+    let other = config.replace("\"image_token_id\": 693", "\"image_token_id\": 692");
+    assert_ne!(config, other, "the demo's id changed");
+    fs::write(&file, other).unwrap();
+    let error = Processor::from_dir(model.path()).unwrap_err();
+    assert!(matches!(error, PromptError::TokenId { key: "image_token_id", .. }), "{error}");
+    let message =
+        "config.json has image_token_id = 692, but the tokenizer has 693 for <|image_pad|>";
+    assert_eq!((error.to_string().as_str(), error.code()), (message, "checkpoint_invalid"));
+}
+
+#[test]
+fn json_of_any_depth_is_read_or_refused() {
+    for depth in [100, 127, 128, 100_000] {
+        let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        let got = Conversations::from_json(text.as_bytes(), Path::new(""));
+        assert!(got.is_err(), "{depth}");
+    }
+}
