@@ -1,1 +1,8 @@
-//! Tests.
+//! Facts about the repository that no compiler checks.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
+mod documents;
+mod kernels;
+mod layers;
+mod licences;
+mod source;
