@@ -13,6 +13,7 @@ use qwen2vl::{
 
 use crate::check::{assert_near, bits, linear_factor};
 use crate::guarded::Guarded;
+use crate::orders::in_every_order;
 use crate::support::{self, Rng};
 use crate::tolerance::bf16_ulp;
 
@@ -193,6 +194,15 @@ fn large_shapes_match_the_oracle_in_the_same_bits() {
 #[test]
 fn model_shapes_match_the_oracle_in_the_same_bits() {
     check_shapes(MODELS);
+}
+
+#[test]
+fn the_order_of_blocks_and_warps_changes_no_bit() {
+    let case = Case::random("orders", 140, 200, 336);
+    for variant in case.variants() {
+        let run = || bits(&case.run(support::device(), Some(variant), Kind::GeluErf).unwrap());
+        in_every_order(variant.kernel, run);
+    }
 }
 
 #[test]

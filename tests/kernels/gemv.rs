@@ -5,6 +5,7 @@ use qwen2vl::ops::{gemm::TILES, gemv::FORMS};
 
 use crate::check::bits;
 use crate::gemm::{Case, Kind};
+use crate::orders::in_every_order;
 use crate::support::{self, Rng};
 
 /// (N, K, why this shape): four warps take a group of 256 each in a round.
@@ -43,6 +44,15 @@ fn gpu_small_the_direct_form_matches_the_oracle() {
     let case = Case::random("gemv small", 2, 24, 272);
     let got = case.run(support::device(), Some(&FORMS[0]), Kind::Store).unwrap();
     case.check(&got, "gemv small");
+}
+
+#[test]
+fn the_order_of_blocks_and_warps_changes_no_bit() {
+    for form in &FORMS {
+        let case = Case::random(form.kernel, form.rows, 136, 1360);
+        let run = || bits(&case.run(support::device(), Some(form), Kind::Store).unwrap());
+        in_every_order(form.kernel, run);
+    }
 }
 
 #[test]

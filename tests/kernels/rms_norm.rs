@@ -11,6 +11,7 @@ use qwen2vl::{
 
 use crate::check::bits;
 use crate::guarded::Guarded;
+use crate::orders::in_every_order;
 use crate::support::{self, POISON, Rng, assert_ulps};
 
 /// (T, C, why this shape)
@@ -101,6 +102,16 @@ fn the_residual_sum_is_rounded_once_and_then_normed() {
         let plain = run(support::device(), &want, &weight).expect(&label);
         assert_eq!(bits(&y), bits(&plain), "{label}");
     }
+}
+
+#[test]
+fn the_order_of_blocks_and_warps_changes_no_bit() {
+    let mut rng = Rng::new("rms_norm orders");
+    let (x, old, weight) = (rng.bf16(9 * 2056, 1.0), rng.bf16(9 * 2056, 1.0), rng.bf16(2056, 1.0));
+    in_every_order("rms_norm", || {
+        let (stream, y) = run_residual(support::device(), &x, &old, &weight).unwrap();
+        (bits(&stream), bits(&y))
+    });
 }
 
 #[test]

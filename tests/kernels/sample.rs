@@ -1,13 +1,14 @@
 //! `kernels/sample.cu` against its oracle, token for token, on whatever device the machine has.
 
 use qwen2vl::{
-    device::Device,
+    device::{Device, as_bytes},
     ops::OpError,
     ops::sample::{STATUS_NOT_FINITE, Sample, SampleResult, SampleSettings, WANTS_LOGPROB},
     reference::sample::{Settings, sample},
 };
 
 use crate::guarded::Guarded;
+use crate::orders::in_every_order;
 use crate::support::{self, Rng};
 
 /// A batch: equal vocabularies, one row of logits and one of settings for each sequence.
@@ -21,10 +22,18 @@ struct Batch {
 }
 
 /// What the device holds after a launch.
+#[derive(Debug)]
 struct After {
     results: Vec<SampleResult>,
     seen: Vec<Vec<bool>>,
     counts: Vec<Vec<u16>>,
+}
+
+impl PartialEq for After {
+    fn eq(&self, other: &Self) -> bool {
+        let same = as_bytes(&self.results) == as_bytes(&other.results);
+        same && self.seen == other.seen && self.counts == other.counts
+    }
 }
 
 impl Batch {
@@ -83,7 +92,7 @@ impl Batch {
 
     /// Every token as the oracle chooses it, and the history that follows from it.
     fn check(&self, label: &str) -> After {
-        let after = self.run(support::device()).expect(label);
+        let after = in_every_order(label, || self.run(support::device()).expect(label));
         let (mut seen, mut counts) = (self.seen.clone(), self.counts.clone());
         for (row, result) in after.results.iter().enumerate() {
             let settings = &self.settings[row];

@@ -1,0 +1,74 @@
+//! Kernels with one synchronisation taken out of their PTX. Each must be noticed, by a fault or by
+//! other bits, under strict asynchronous copies and one of the two orders of warps: a barrier that
+//! no run misses is not needed, or a test is missing.
+
+use std::sync::Arc;
+
+use qwen2vl::device::images;
+use softcuda::direct::Device;
+use softcuda::exec::{CopyMode, Kernel, Order, Settings};
+use softcuda::ptx::fatbin::{MemberKind, members};
+
+/// The two orders of warps, copies strict.
+pub fn orders() -> [Settings; 2] {
+    let base = Settings { copies: CopyMode::Strict, ..Settings::default() };
+    [Order::Ascending, Order::Descending].map(|warps| Settings { warps, ..base })
+}
+
+/// The PTX that is embedded for `kernels/STEM.cu`.
+pub fn ptx(stem: &str) -> String {
+    let (_, fatbin, _) = images().find(|(name, ..)| *name == stem).expect("an embedded image");
+    let members = members(fatbin).expect("a fatbin");
+    let member = members.iter().find(|member| member.kind == MemberKind::Ptx).expect("PTX");
+    String::from_utf8(member.data().expect("plain PTX").into_owned()).expect("PTX is ASCII")
+}
+
+/// What a launch left in its output, or `None` if it faulted.
+pub type Outcome = Option<Vec<u8>>;
+
+/// Deletes each `bar.sync` and each wait for asynchronous copies of `entry`, one at a time. `runs`
+/// launches a kernel on a device of its own, in one shape after another. Returns the number of
+/// mutants.
+pub fn check(stem: &str, entry: &str, runs: &[&dyn Fn(&Device, &Arc<Kernel>) -> Outcome]) -> usize {
+    let ptx = ptx(stem);
+    let lines: Vec<&str> = ptx.lines().collect();
+    let outcomes = |text: &str| -> Vec<Outcome> {
+        let mut all = vec![];
+        for settings in orders() {
+            for run in runs {
+                let device = Device::new(64 << 20, settings).expect("memory");
+                let module = device.load_ptx(text).expect("PTX that parses");
+                all.push(run(&device, &module.kernel(entry).expect("PTX that lowers")));
+            }
+        }
+        all
+    };
+    let whole = outcomes(&ptx);
+    assert!(whole.iter().all(Option::is_some), "{entry} faults as it is");
+    let (ascending, descending) = whole.split_at(runs.len());
+    assert!(ascending == descending, "{entry} depends on the order of warps");
+
+    let places = synchronisations(&lines, entry);
+    for &place in &places {
+        let kept = lines.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, line)| *line);
+        let mutant = kept.collect::<Vec<_>>().join("\n");
+        let noticed = outcomes(&mutant) != whole;
+        assert!(noticed, "{entry}: nothing misses line {}: {}", place + 1, lines[place].trim());
+    }
+    places.len()
+}
+
+/// Lines of `entry` that order the threads of a block, or wait for copies.
+fn synchronisations(lines: &[&str], entry: &str) -> Vec<usize> {
+    let head = format!(".entry {entry}(");
+    let start = lines.iter().position(|line| line.contains(&head)).expect("the entry");
+    let rest = lines[start + 1..].iter().position(|line| line.contains(".entry "));
+    let end = rest.map_or(lines.len(), |rest| start + 1 + rest);
+    let is_one = |line: &str| {
+        let line = line.trim_start();
+        ["bar.sync", "barrier.sync", "cp.async.wait_group", "cp.async.wait_all"]
+            .iter()
+            .any(|opcode| line.starts_with(opcode))
+    };
+    (start..end).filter(|i| is_one(lines[*i])).collect()
+}
