@@ -111,7 +111,7 @@ struct Opened<'a> {
 }
 
 enum Decoder<'a> {
-    Jpeg(Jpeg<'a>),
+    Jpeg(Box<Jpeg<'a>>),
     Image(Box<dyn ImageDecoder + 'a>),
 }
 
@@ -128,7 +128,7 @@ impl<'a> Opened<'a> {
                 let jpeg = Jpeg::new(bytes, limits)?;
                 limits.check_size(jpeg.size())?;
                 let (size, turn) = (jpeg.size(), orientation(jpeg.exif()));
-                return Ok(Self { format, size, turn, decoder: Decoder::Jpeg(jpeg) });
+                return Ok(Self { format, size, turn, decoder: Decoder::Jpeg(Box::new(jpeg)) });
             }
             Format::Tiff => {
                 let what = "the format is not built; convert the picture to PNG";

@@ -300,9 +300,9 @@ impl Keys<'_> {
             one => std::slice::from_ref(one),
         };
         let numbers: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
-        match numbers.ok_or_else(error)?.as_slice() {
-            &[all] => Ok(Some([all; 3])),
-            &[red, green, blue] => Ok(Some([red, green, blue])),
+        match *numbers.ok_or_else(error)?.as_slice() {
+            [all] => Ok(Some([all; 3])),
+            [red, green, blue] => Ok(Some([red, green, blue])),
             _ => Err(error()),
         }
     }

@@ -255,11 +255,7 @@ pub(super) fn truncate(value: f64) -> usize {
     value as usize
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "between 0 and 255 after the clamp"
-)]
+#[expect(clippy::cast_sign_loss, reason = "between 0 and 255 after the clamp")]
 fn clamp(value: i32) -> u8 {
     value.clamp(0, 255) as u8
 }

@@ -76,7 +76,9 @@ mod tests {
     const PUBLISHED: PixelBudget = PixelBudget { min: 3136, max: 12_845_056 };
 
     /// ((height, width), budget, (height, width) after, why)
-    const CASES: &[((usize, usize), (u64, u64), (usize, usize), &str)] = &[
+    type Case = ((usize, usize), (u64, u64), (usize, usize), &'static str);
+
+    const CASES: &[Case] = &[
         ((42, 70), (1, 1 << 40), (56, 56), "1.5 and 2.5 both round to 2"),
         ((98, 126), (1, 1 << 40), (112, 112), "3.5 and 4.5 both round to 4"),
         ((480, 640), (3136, 1_003_520), (476, 644), "inside the budget"),

@@ -16,7 +16,7 @@ fn sizes_are_the_references() {
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split(',').collect();
         let number = |index: usize| fields[index].parse::<u64>().unwrap();
-        let side = |index: usize| number(index) as usize;
+        let side = |index: usize| usize::try_from(number(index)).unwrap();
         let size = Size { height: side(0), width: side(1) };
         let budget = PixelBudget { min: number(3), max: number(4) };
         let got = smart_resize(size, side(2), budget);

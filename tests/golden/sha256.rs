@@ -3,7 +3,7 @@
 const ROUNDS: usize = 64;
 
 /// The digest as lower-case hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let constants = constants();
     let mut state = [
         0x6a09_e667,
@@ -61,7 +61,7 @@ fn constants() -> [u32; ROUNDS] {
             let middle = (low + high) / 2;
             if middle * middle * middle <= target { low = middle } else { high = middle }
         }
-        low as u32
+        u32::try_from(low & u128::from(u32::MAX)).unwrap()
     })
 }
 

@@ -28,10 +28,10 @@ proptest! {
 
     #[test]
     fn a_picture_of_one_colour_keeps_it(
-        height in 1_usize..80, width in 1_usize..80, color in any::<[u8; 3]>(), which in 0..3,
+        height in 1_usize..80, width in 1_usize..80, color in any::<[u8; 3]>(), which in 0_usize..3,
     ) {
         let picture = Rgb8::new(Size { height, width }, color.repeat(height * width)).unwrap();
-        let rule = [Resizer::Torchvision, Resizer::Pillow, Resizer::Pillow13][which as usize];
+        let rule = [Resizer::Torchvision, Resizer::Pillow, Resizer::Pillow13][which];
         let done = Preprocessor::default().with_resizer(rule).image(&picture).unwrap();
         let size = done.frames.size();
         for (plane, color) in done.frames.data().chunks(done.frames.plane_bytes()).zip(color) {
@@ -43,10 +43,10 @@ proptest! {
     }
 
     #[test]
-    fn bytes_are_a_picture_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), start in 0..6) {
+    fn bytes_are_a_picture_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), start in 0_usize..6) {
         let signatures: [&[u8]; 6] =
             [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"RIFF0000WEBP"];
-        let bytes = [signatures[start as usize], &bytes].concat();
+        let bytes = [signatures[start], &bytes].concat();
         let limits = Limits { pixels: 1 << 16, ..Limits::default() };
         if let Ok(picture) = decode(&bytes, &limits) {
             prop_assert!(picture.size().pixels().unwrap() <= 1 << 16);

@@ -1,0 +1,225 @@
+//! `process`, `render` and `tokens` as a user runs them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use qwen2vl::model::checkpoint::TensorFile;
+use serde_json::{Value, json};
+
+use crate::support::checkpoint::{golden_cases, goldens, model_folder};
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo")
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_qwen2vl")).args(arguments).output().unwrap()
+}
+
+/// Standard output of a run that must succeed.
+#[track_caller]
+fn said(arguments: &[&str]) -> String {
+    let done = run(arguments);
+    let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{errors}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// A messages file beside the goldens' pictures.
+struct Messages {
+    folder: tempfile::TempDir,
+}
+
+impl Messages {
+    fn new(messages: &Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut text = messages.to_string();
+        // Paths are relative to the file.
+        let media = goldens().join("pixels/media").display().to_string();
+        text = text.replace("\"media/", &format!("\"{media}/"));
+        fs::write(folder.path().join("messages.json"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+}
+
+fn case<'a>(document: &'a Value, name: &str) -> &'a Value {
+    let cases = document["cases"].as_array().unwrap();
+    cases.iter().find(|case| case["name"] == name).unwrap()
+}
+
+fn integers(file: &TensorFile, name: &str) -> Vec<i64> {
+    let tensor = file.tensor(name).unwrap();
+    tensor.bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect()
+}
+
+fn flat(value: &Value) -> Vec<i64> {
+    match value {
+        Value::Array(list) => list.iter().flat_map(flat).collect(),
+        value => vec![value.as_i64().unwrap()],
+    }
+}
+
+#[test]
+fn process_writes_the_references_tensors() {
+    let document = golden_cases("pixels");
+    for (name, which) in [
+        ("three-sizes", "torchvision"),
+        ("three-sizes", "pillow"),
+        ("min-max-flags", "torchvision"),
+        ("jpeg-exif-6", "pillow"),
+    ] {
+        let case = case(&document, name);
+        let mut spec = document["model"].clone();
+        spec["preprocessor_config"] = case["preprocessor_config"].clone();
+        let (model, messages) = (model_folder(&spec), Messages::new(&case["messages"]));
+        let (file, output) = (messages.path("messages.json"), messages.path("out.safetensors"));
+        let model = model.path().display().to_string();
+        let mut arguments = vec!["process", &model, "--messages", &file, "--output", &output];
+        arguments.extend(["--resize", which]);
+        let flag = |name: &str| case["flags"].get(name).map(ToString::to_string);
+        let (min, max) = (flag("min_pixels"), flag("max_pixels"));
+        if let (Some(min), Some(max)) = (&min, &max) {
+            arguments.extend(["--min-pixels", min, "--max-pixels", max]);
+        }
+        let table = said(&arguments);
+        let expected = &case[which];
+        let tensors = TensorFile::open(Path::new(&output)).unwrap();
+        assert_eq!(integers(&tensors, "input_ids"), flat(&expected["ids"]), "{name}");
+        let mask = integers(&tensors, "attention_mask");
+        assert!(mask.len() == flat(&expected["ids"]).len() && mask.iter().all(|m| *m == 1));
+        assert_eq!(integers(&tensors, "image_grid_thw"), flat(&expected["grid"]), "{name}");
+        let pixels = tensors.tensor("pixel_values").unwrap();
+        assert_eq!(json!(pixels.shape), expected["shape"], "{name}");
+        let values = pixels.to_f32().unwrap();
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
+        let want = expected["mean"].as_f64().unwrap();
+        assert!((mean - want).abs() < 1e-5, "{name} {which}: {mean}, {want}");
+        assert_eq!(table.lines().count(), 4, "one line for each tensor: {table}");
+    }
+}
+
+#[test]
+fn a_batch_is_padded_on_the_left() {
+    let document = golden_cases("pixels");
+    let case = case(&document, "batch-text");
+    let model = model_folder(&document["model"]);
+    let messages = Messages::new(&case["messages"]);
+    let output = messages.path("out.safetensors");
+    let model = model.path().display().to_string();
+    let file = messages.path("messages.json");
+    let arguments = ["process", &model, "--messages", &file, "--output", &output, "--json"];
+    let printed: Value = serde_json::from_str(&said(&arguments)).unwrap();
+    let tensors = TensorFile::open(Path::new(&output)).unwrap();
+    for name in ["input_ids", "attention_mask"] {
+        assert_eq!(integers(&tensors, name), flat(&case["process"][name]), "{name}");
+    }
+    let rows = case["process"]["input_ids"].as_array().unwrap();
+    assert_eq!(
+        printed["tensors"]["input_ids"],
+        json!([rows.len(), rows[0].as_array().unwrap().len()])
+    );
+    assert_eq!((&printed["schema"], &printed["media"]), (&json!("qwen2vl.process/1"), &json!([])));
+}
+
+#[test]
+fn render_prints_text_or_ids_and_nothing_else() {
+    let document = golden_cases("prompts");
+    let model = model_folder(&document["model"]);
+    let model = model.path().display().to_string();
+    for name in ["page+ids", "special-in-text", "newlines", "extra-keys", "page+nogen"] {
+        let case = case(&document, name);
+        let messages = Messages::new(&case["conversation"]);
+        let file = messages.path("messages.json");
+        let mut arguments =
+            vec!["render", &model, "--messages", &file, "--control-text", "trusted"];
+        if case["add_vision_id"] == true {
+            arguments.push("--add-vision-id");
+        }
+        if case["add_generation_prompt"] == false {
+            arguments.push("--no-generation-prompt");
+        }
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(said(&arguments), format!("{text}\n"), "{name}");
+        let ids = said(&[arguments.as_slice(), &["--ids"]].concat());
+        let ids: Vec<i64> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(ids, flat(&case["ids"]), "{name}");
+        let document: Value =
+            serde_json::from_str(&said(&[arguments.as_slice(), &["--json"]].concat())).unwrap();
+        assert_eq!((&document["text"], &document["ids"]), (&case["text"], &case["ids"]), "{name}");
+    }
+}
+
+#[test]
+fn control_tokens_in_a_message_are_text_by_default_and_said_so() {
+    let document = golden_cases("prompts");
+    let model = model_folder(&document["model"]);
+    let model = model.path().display().to_string();
+    let case = case(&document, "special-in-text");
+    let messages = Messages::new(&case["conversation"]);
+    let file = messages.path("messages.json");
+    let done = run(&["render", &model, "--messages", &file, "--ids"]);
+    let ids = String::from_utf8(done.stdout).unwrap();
+    let count = |id: &str| ids.split_whitespace().filter(|found| *found == id).count();
+    // Two turns end, one head of an answer is open; no picture, no end of text.
+    assert_eq!(["612", "611", "622", "610"].map(count), [2, 3, 0, 0], "{ids}");
+    let warned = String::from_utf8(done.stderr).unwrap();
+    assert!(warned.starts_with("warning[control_text_escaped]: 3 control token(s)"), "{warned}");
+}
+
+#[test]
+fn tokens_are_counted_as_they_are_processed() {
+    let model = demo().join("model").display().to_string();
+    let (first, second) = (demo().join("media/pair.png"), demo().join("media/two_exif6.jpg"));
+    let (first, second) = (first.display().to_string(), second.display().to_string());
+    let question = "What is different?";
+    let common = ["tokens", &model, "--image", &first, "--image", &second, question];
+    let counted: Value = serde_json::from_str(&said(&[&common[..], &["--json"]].concat())).unwrap();
+    let messages = Messages::new(&json!([{"role": "user", "content": [
+        {"type": "image", "path": first}, {"type": "image", "path": second},
+        {"type": "text", "text": question}]}]));
+    let (file, output) = (messages.path("messages.json"), messages.path("out"));
+    let process = ["process", &model, "--messages", &file, "--output", &output, "--json"];
+    let processed: Value = serde_json::from_str(&said(&process)).unwrap();
+    assert_eq!(counted["prompt_tokens"], processed["tensors"]["input_ids"][1]);
+    assert_eq!(counted["media"], processed["media"]);
+    let visual: u64 =
+        counted["media"].as_array().unwrap().iter().map(|m| m["tokens"].as_u64().unwrap()).sum();
+    assert_eq!(counted["image_tokens"], visual);
+    let table = said(&common);
+    assert!(table.lines().last().unwrap().starts_with("total"), "{table}");
+}
+
+#[test]
+fn the_largest_picture_that_fits_is_found() {
+    let model = demo().join("model").display().to_string();
+    let picture = demo().join("media/large_png.png").display().to_string();
+    let count = |flags: &[&str]| -> Value {
+        let common = ["tokens", &model, "--image", &picture, "hello", "--json"];
+        serde_json::from_str(&said(&[&common[..], flags].concat())).unwrap()
+    };
+    let fit = count(&["--fit", "40"])["fitting_max_pixels"].as_u64().unwrap();
+    let tokens = |max: u64| {
+        let flags = ["--min-pixels", "784", "--max-pixels", &max.to_string()];
+        count(&flags)["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(tokens(fit) <= 40, "{fit} fits");
+    assert!(tokens(fit + 784) > 40, "{fit} is the largest");
+    let done = run(&["tokens", &model, "--image", &picture, "hello", "--fit", "5"]);
+    assert_eq!(done.status.code(), Some(3));
+}
+
+#[test]
+fn a_request_without_a_prompt_is_a_usage_error() {
+    let model = demo().join("model").display().to_string();
+    let done = run(&["tokens", &model]);
+    assert_eq!(done.status.code(), Some(2));
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains("give --messages FILE, or --image FILE and a prompt"), "{said}");
+}
