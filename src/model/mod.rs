@@ -72,8 +72,8 @@ impl ModelError {
             Self::Config(error) => error.code(),
             Self::Checkpoint(_) => "checkpoint_invalid",
             Self::Position(_) | Self::Grid { .. } | Self::PixelRows { .. } => "prompt_invalid",
+            Self::Device(_) | Self::Op(OpError::Device(_)) => "device_error",
             Self::NoByteTable | Self::StepTooLarge | Self::Op(_) => "internal",
-            Self::Device(_) => "device_error",
         }
     }
 }
