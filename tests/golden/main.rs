@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod forward;
+mod generate;
 mod listed;
 mod pixels;
 mod prompts;

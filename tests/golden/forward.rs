@@ -1,0 +1,195 @@
+//! Forward passes in bf16 against the reference's f32 run, within the tolerances of the goldens'
+//! README: 1.5 times the rms and 2.5 times the largest error of the reference's own bf16 run.
+
+use std::collections::BTreeMap;
+
+use qwen2vl::{
+    device::DeviceChoice,
+    engine::{ForwardInput, ForwardOutput, forward},
+    settings,
+    units::{GridThw, TokenId},
+};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::support::checkpoint::{
+    golden_cases, goldens, input_tensors, model_folder, not_yet,
+};
+
+/// (times the rms error, times the largest error) of the reference's run in bf16.
+const NARROW: (f64, f64) = (1.5, 2.5);
+/// No limit is below these.
+const FLOOR: (f64, f64) = (2e-3, 6e-3);
+/// Inputs that are built.
+const INPUTS: &[&str] =
+    &["input_ids", "attention_mask", "pixel_values", "image_grid_thw", "video_grid_thw"];
+
+#[test]
+fn forward_passes_are_within_tolerance_or_listed() {
+    let document = golden_cases("forward");
+    let mut listed = not_yet("forward");
+    let models_listed = not_yet("models");
+    let mut by_model: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for case in document["cases"].as_array().unwrap() {
+        by_model.entry(case["model"].as_str().unwrap()).or_default().push(case);
+    }
+    let mut run = 0;
+    for (model, cases) in by_model {
+        if models_listed.contains_key(&format!("forward/{model}")) {
+            for case in cases {
+                let name = case["name"].as_str().unwrap();
+                assert!(listed.remove(name).is_some(), "{name} waits for its model: list it");
+            }
+            continue;
+        }
+        let folder = model_folder(&document["models"][model]);
+        for case in cases {
+            let name = case["name"].as_str().unwrap();
+            if is_built(case) {
+                assert!(!listed.contains_key(name), "{name} runs, but is listed as not built");
+                check(folder.path(), case, "forward");
+                run += 1;
+            } else {
+                assert!(listed.remove(name).is_some(), "{name} is neither run nor listed");
+            }
+        }
+    }
+    println!("forward: {run} cases run, {} not yet", not_yet("forward").len());
+    assert!(listed.is_empty(), "listed, but no such case: {listed:?}");
+    assert!(run >= 17, "only {run} cases run");
+}
+
+#[test]
+fn the_real_widths_are_within_tolerance() {
+    let document = golden_cases("wide");
+    let folder = model_folder(&document["model"]);
+    for case in document["cases"].as_array().unwrap() {
+        check(folder.path(), case, "wide");
+    }
+}
+
+/// Whether all inputs of a case are built and the reference has a bf16 run to compare with.
+fn is_built(case: &Value) -> bool {
+    let inputs = case["inputs"].as_object().unwrap();
+    let compared = case["compare"].as_object().unwrap();
+    inputs.keys().all(|name| INPUTS.contains(&name.as_str()))
+        && compared.keys().all(|name| !name.starts_with("attentions"))
+        && case["past"].is_null()
+        && !case["error"]["BF16"].is_null()
+}
+
+fn check(folder: &std::path::Path, case: &Value, kind: &str) {
+    let label = format!("{kind}/{}", case["name"].as_str().unwrap());
+    let input = input(case);
+    let choice: DeviceChoice =
+        settings::text(settings::DEVICE).map_or(DeviceChoice::Auto, |text| text.parse().unwrap());
+    let output = forward(folder, choice, &input, true).unwrap_or_else(|error| {
+        panic!("{label}: {error}");
+    });
+    check_positions(&label, case, &input, &output);
+    let bytes = std::fs::read(goldens().join(kind).join(case["file"].as_str().unwrap())).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let mut compared = 0;
+    for (name, kept) in case["compare"].as_object().unwrap() {
+        let error = &case["error"]["BF16"][name];
+        if error.is_null() {
+            continue;
+        }
+        let tensor = output.tensors.iter().find(|tensor| tensor.name == *name);
+        let tensor = tensor.unwrap_or_else(|| panic!("{label}: {name} is missing"));
+        let shape: Vec<usize> = serde_json::from_value(kept["shape"].clone()).unwrap();
+        assert_eq!(tensor.shape, shape, "{label}: {name}");
+        let columns = *shape.last().unwrap();
+        let rows: Vec<usize> = serde_json::from_value(kept["rows"].clone()).unwrap();
+        let got: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| tensor.values[row * columns..(row + 1) * columns].iter().copied())
+            .collect();
+        let want = floats(stored.tensor(name).unwrap().data());
+        let limit = |key: &str, times: f64, floor: f64| {
+            (times * error[key].as_f64().unwrap()).max(floor)
+        };
+        let limits = (limit("rms", NARROW.0, FLOOR.0), limit("max", NARROW.1, FLOOR.1));
+        close(&format!("{label}: {name}"), &got, &want, limits);
+        compared += 1;
+    }
+    assert!(compared > 0, "{label}: nothing was compared");
+}
+
+fn input(case: &Value) -> ForwardInput {
+    let mut input = ForwardInput::default();
+    for (name, _, shape, bytes) in input_tensors(&case["inputs"]) {
+        let long = || -> Vec<i64> {
+            bytes.as_chunks::<8>().0.iter().map(|word| i64::from_le_bytes(*word)).collect()
+        };
+        let grids = || {
+            let rows = long();
+            let side = |value: i64| usize::try_from(value).unwrap();
+            let grid = |row: &[i64]| GridThw { t: side(row[0]), h: side(row[1]), w: side(row[2]) };
+            Some(rows.chunks(3).map(grid).collect())
+        };
+        match name.as_str() {
+            "input_ids" => {
+                (input.batch, input.length) = (shape[0], shape[1]);
+                let id = |value: i64| TokenId(u32::try_from(value).unwrap());
+                input.input_ids = long().into_iter().map(id).collect();
+            }
+            "attention_mask" => {
+                input.attention_mask = Some(long().into_iter().map(|held| held == 1).collect());
+            }
+            "pixel_values" => input.pixel_values = Some(floats(&bytes)),
+            "image_grid_thw" => input.image_grid_thw = grids(),
+            "video_grid_thw" => input.video_grid_thw = grids(),
+            other => panic!("{other} is not built"),
+        }
+    }
+    input
+}
+
+fn check_positions(label: &str, case: &Value, input: &ForwardInput, output: &ForwardOutput) {
+    let Some(axes) = case["position_ids"].as_array() else { return };
+    let want: Vec<i64> = axes
+        .iter()
+        .flat_map(|axis| axis.as_array().unwrap())
+        .flat_map(|row| row.as_array().unwrap())
+        .map(|value| value.as_i64().unwrap())
+        .collect();
+    let slots = input.batch * input.length;
+    let held = |slot: usize| input.attention_mask.as_ref().is_none_or(|mask| mask[slot % slots]);
+    assert_eq!(output.position_ids.len(), want.len(), "{label}: position_ids");
+    for (slot, (got, want)) in output.position_ids.iter().zip(&want).enumerate() {
+        assert!(!held(slot) || got == want, "{label}: position of slot {slot}: {got}, not {want}");
+    }
+    let deltas: Vec<i64> = case["rope_deltas"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row.as_i64().unwrap_or_else(|| row[0].as_i64().unwrap()))
+        .collect();
+    assert_eq!(output.rope_deltas, deltas, "{label}: rope_deltas");
+}
+
+/// Errors relative to the size of what is wanted; NaN never passes.
+fn close(label: &str, got: &[f32], want: &[f32], limits: (f64, f64)) {
+    assert_eq!(got.len(), want.len(), "{label}");
+    let (mut squares, mut size, mut largest, mut top) = (0.0, 0.0, 0.0f64, 0.0f64);
+    for (got, want) in got.iter().zip(want) {
+        assert!(got.is_finite(), "{label}: not finite");
+        let (want, difference) = (f64::from(*want), f64::from(*got) - f64::from(*want));
+        squares += difference * difference;
+        size += want * want;
+        largest = largest.max(difference.abs());
+        top = top.max(want.abs());
+    }
+    let (rms, max) = ((squares / size.max(1e-24)).sqrt(), largest / top.max(1e-12));
+    assert!(
+        rms <= limits.0 && max <= limits.1,
+        "{label}: rms {rms:.3e} (limit {:.3e}), max {max:.3e} (limit {:.3e})",
+        limits.0,
+        limits.1
+    );
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|word| f32::from_le_bytes(*word)).collect()
+}

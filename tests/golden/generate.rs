@@ -1,0 +1,125 @@
+//! Greedy answers: of the goldens' bf16 models up to the first step where another token is near,
+//! and of the demo checkpoint, every picture and text question.
+
+use std::path::Path;
+
+use qwen2vl::{
+    device::DeviceChoice,
+    engine::{Completion, Engine, Generation, Request, Sampling},
+    prompt::{ControlText, Conversations},
+    settings,
+};
+use serde_json::{Value, json};
+
+use crate::support::checkpoint::{golden_cases, goldens, model_folder, not_yet};
+
+#[test]
+fn greedy_answers_are_the_references_or_listed() {
+    let document = golden_cases("generate");
+    let mut listed = not_yet("generate");
+    let mut run = 0;
+    for case in document["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let mut spec = document["models"][case["model"].as_str().unwrap()].clone();
+        if !is_built(case, &spec) {
+            assert!(listed.remove(name).is_some(), "{name} is neither run nor listed");
+            continue;
+        }
+        assert!(!listed.contains_key(name), "{name} runs, but is listed as not built");
+        for (key, value) in case["generation_config"].as_object().unwrap() {
+            spec["generation_config"][key] = value.clone();
+        }
+        let folder = model_folder(&spec);
+        let engine = engine(folder.path());
+        let messages = case["messages"].to_string();
+        let add_vision_id = case["flags"]["add_vision_id"] == json!(true);
+        let max_new = usize::try_from(case["max_new_tokens"].as_u64().unwrap()).unwrap();
+        let answers = answers(&engine, &messages, &goldens().join("generate"), |request| {
+            request.max_new_tokens(max_new).add_vision_id(add_vision_id)
+        });
+        assert_eq!(answers.len(), case["token_ids"].as_array().unwrap().len(), "{name}");
+        for (row, answer) in answers.iter().enumerate() {
+            check_greedy(name, row, answer, case);
+        }
+        run += 1;
+    }
+    println!("generate: {run} cases run, {} not yet", not_yet("generate").len());
+    assert!(listed.is_empty(), "listed, but no such case: {listed:?}");
+    assert!(run >= 10, "only {run} cases run");
+}
+
+/// Greedy, without videos, of a model stored in bf16, with settings that are built.
+fn is_built(case: &Value, spec: &Value) -> bool {
+    let settings = case["generation_config"].as_object().unwrap();
+    let known = ["repetition_penalty", "eos_token_id", "do_sample"];
+    let video = case["messages"].to_string().contains("\"video\"");
+    spec["weights"]["dtype"] == "BF16"
+        && settings.keys().all(|key| known.contains(&key.as_str()))
+        && !video
+}
+
+/// Equal, or different only from a step on where the other choice is as good.
+fn check_greedy(name: &str, row: usize, answer: &Completion, case: &Value) {
+    let want: Vec<u32> = serde_json::from_value(case["token_ids"][row].clone()).unwrap();
+    let got: Vec<u32> = answer.token_ids.iter().map(|id| id.0).collect();
+    if got == want {
+        assert_eq!(answer.text, case["text"][row].as_str().unwrap(), "{name}, row {row}");
+        return;
+    }
+    let step = got.iter().zip(&want).position(|(got, want)| got != want);
+    let step = step.unwrap_or_else(|| panic!("{name}, row {row}: {got:?}, not {want:?}"));
+    let near = &case["near"][row][step.to_string()];
+    let near: Vec<u32> = serde_json::from_value(near.clone()).unwrap_or_default();
+    assert!(near.contains(&got[step]), "{name}, row {row}, step {step}: {got:?}, not {want:?}");
+}
+
+#[test]
+fn the_demo_checkpoint_answers_every_picture_and_text_question() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let text = std::fs::read_to_string(demo.join("questions.json")).unwrap();
+    let questions: Value = serde_json::from_str(&text).unwrap();
+    let engine = engine(&demo.join("model"));
+    let (mut run, mut videos) = (0, 0);
+    for case in questions.as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        if matches!(case["kind"].as_str().unwrap(), "video" | "mixed") {
+            videos += 1;
+            continue;
+        }
+        let add_vision_id = case["options"]["add_vision_id"] == json!(true);
+        let messages = case["messages"].to_string();
+        let answers = answers(&engine, &messages, &demo, |request| {
+            request.max_new_tokens(64).add_vision_id(add_vision_id)
+        });
+        let got: Vec<u32> = answers[0].token_ids.iter().map(|id| id.0).collect();
+        let want: Vec<u32> = serde_json::from_value(case["token_ids"].clone()).unwrap();
+        assert_eq!(got, want, "{name}: {}", answers[0].text);
+        assert_eq!(answers[0].text, case["expected_text"].as_str().unwrap(), "{name}");
+        run += 1;
+    }
+    println!("demo: {run} questions answered, {videos} with videos not yet");
+    assert_eq!((run, videos), (52, 12), "questions of assets/demo/questions.json");
+}
+
+fn engine(folder: &Path) -> Engine {
+    let choice: DeviceChoice =
+        settings::text(settings::DEVICE).map_or(DeviceChoice::Auto, |text| text.parse().unwrap());
+    let builder = Engine::builder(folder).device(choice).max_model_len(1024);
+    builder.build().unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// One answer for each conversation, all of them running at once.
+fn answers(
+    engine: &Engine,
+    messages: &str,
+    folder: &Path,
+    configure: impl Fn(Request) -> Request,
+) -> Vec<Completion> {
+    let conversations = Conversations::from_json(messages.as_bytes(), folder).unwrap();
+    let requests = conversations.list.into_iter().map(|conversation| {
+        let request = Request::conversation(conversation).control_text(ControlText::Trusted);
+        configure(request.sampling(Sampling::greedy()))
+    });
+    let running: Vec<Generation> = requests.map(|r| engine.submit(r).unwrap()).collect();
+    running.into_iter().map(|generation| generation.finish().unwrap()).collect()
+}
