@@ -120,14 +120,14 @@ impl Decoder {
         observe: &mut Observer<'_>,
     ) -> Result<(), ModelError> {
         let c = self.widths.token;
-        let Workspace { x, y, wide, logits, staging, status, .. } = workspace;
+        let Workspace { x, y, wide, logits, staging, row_status, .. } = workspace;
         let index = staging.view(rows)?;
         let count = index.len();
         RowGather {
             x: x.view().slice(0..step_rows * c)?,
             index,
             y: y.view_mut().slice(0..count * c)?,
-            status: status.view_mut(),
+            status: row_status.view_mut().slice(0..count)?,
             rows: count,
             channels: c,
         }

@@ -227,6 +227,8 @@ pub struct Workspace {
     pub counts: Buffer<u16>,
     /// Faults found in data, `[B]`.
     pub status: Buffer<u32>,
+    /// Faults of row numbers, which the host has checked, `[logit rows]`.
+    pub(super) row_status: Buffer<u32>,
     /// What a step ends with, `[B]`.
     pub results: Buffer<SampleResult>,
     pub(super) pixels: Buffer<u8>,
@@ -255,6 +257,7 @@ impl Workspace {
             bitmap: device.zeros(plan.bitmap)?,
             counts: device.zeros(plan.counts)?,
             status: device.zeros(plan.limits.sequences)?,
+            row_status: device.zeros(plan.limits.logit_rows)?,
             results: device.zeros(plan.limits.sequences)?,
             pixels: device.zeros(plan.limits.pixel_bytes)?,
             staging: Staging::new(device, plan.staging)?,
