@@ -18,7 +18,8 @@ fn check(result: sys::CUresult) {
 
 /// A function of the tests' kernels, in a context of its own.
 fn function(name: &std::ffi::CStr) -> sys::CUfunction {
-    softcuda::install(&Config::default()).expect("memfd_create works here");
+    let config = Config::from_env().expect("known settings");
+    softcuda::install(&config).expect("memfd_create works here");
     let (mut context, mut module, mut function) =
         (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
     // SAFETY: every pointer is that of a live variable, the image ends with NUL.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::exec::{CopyMode, Level, Order, Settings};
 use crate::profile::Profile;
@@ -19,6 +20,10 @@ pub struct Config {
     pub devices: u32,
     /// Launches report their own faults, instead of the next synchronising call.
     pub blocking: bool,
+    /// A launch that takes longer fails with 702; by default there is no limit.
+    pub timeout: Option<Duration>,
+    /// Kernels that add floats atomically run on one thread, so that their sums are the same each time.
+    pub ordered: bool,
     /// Orders, copies, level.
     pub schedule: Schedule,
     /// Where reports of faults go.
@@ -82,6 +87,8 @@ impl Default for Config {
             threads: None,
             devices: 1,
             blocking: false,
+            timeout: None,
+            ordered: false,
             schedule: Schedule::default(),
             report: ReportSink::Stderr,
             log: Log::default(),
@@ -151,6 +158,10 @@ impl Config {
             "THREADS" => self.threads = Some(number(value, 1, 1024)? as usize),
             "DEVICES" => self.devices = number(value, 1, 64)?,
             "BLOCKING" => self.blocking = number(value, 0, 1)? == 1,
+            "TIMEOUT" => {
+                self.timeout = Some(Duration::from_secs(number(value, 1, 1_000_000)?.into()));
+            }
+            "ORDERED" => self.ordered = number(value, 0, 1)? == 1,
             "LEVEL" => self.schedule.level = Some(level(value)?),
             "SCHEDULE" => self.schedule.read(value)?,
             "REPORT" => self.report = report(value)?,
@@ -266,6 +277,8 @@ mod tests {
             ("SOFTCUDA_MEMORY", "64M"),
             ("SOFTCUDA_THREADS", "3"),
             ("SOFTCUDA_BLOCKING", "1"),
+            ("SOFTCUDA_TIMEOUT", "5"),
+            ("SOFTCUDA_ORDERED", "1"),
             ("SOFTCUDA_LEVEL", "base"),
             ("SOFTCUDA_SCHEDULE", "blocks=reverse,cpasync=eager"),
             ("SOFTCUDA_REPORT", "json:/tmp/report"),
@@ -274,7 +287,8 @@ mod tests {
         .unwrap();
         assert_eq!(config.profile.name, "h100");
         assert_eq!((config.memory, config.threads), (Some(64 << 20), Some(3)));
-        assert!(config.blocking);
+        assert!(config.blocking && config.ordered);
+        assert_eq!(config.timeout, Some(Duration::from_secs(5)));
         assert_eq!(config.schedule.level, Some(Level::Base));
         assert_eq!(config.schedule.blocks, Order::Descending);
         assert_eq!(config.schedule.warps, Order::Ascending);
@@ -292,6 +306,7 @@ mod tests {
             ("SOFTCUDA_MEMORY", ""),
             ("SOFTCUDA_THREADS", "0"),
             ("SOFTCUDA_BLOCKING", "yes"),
+            ("SOFTCUDA_TIMEOUT", "0"),
             ("SOFTCUDA_LEVEL", "sse9"),
             ("SOFTCUDA_SCHEDULE", "blocks"),
             ("SOFTCUDA_SCHEDULE", "blocks=odd"),

@@ -98,6 +98,11 @@ impl Function {
         Ok(kernel)
     }
 
+    /// Whether sums of floats depend on the order of blocks.
+    pub(super) fn has_float_atomics(&self) -> bool {
+        has_float_atomics(&self.module.ast)
+    }
+
     /// Code of some level, for questions that do not depend on it.
     fn any_code(&self, driver: &Driver) -> Result<Arc<Kernel>, Code> {
         let code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,6 +199,17 @@ impl Function {
     }
 }
 
+/// Whether a function of the module has an atomic operation on floats.
+fn has_float_atomics(ast: &ast::Module) -> bool {
+    const FLOATS: [&str; 6] = ["f16", "f16x2", "bf16", "bf16x2", "f32", "f64"];
+    let bodies = ast.functions.iter().filter_map(|function| function.body.as_ref()?.as_ref().ok());
+    let mut instructions = bodies.flat_map(|body| &body.insts);
+    instructions.any(|instruction| {
+        matches!(ast.name(instruction.opcode), "atom" | "red")
+            && instruction.modifiers.iter().any(|word| FLOATS.contains(&ast.name(*word)))
+    })
+}
+
 /// The function of a handle, in a context that has not failed. A kernel of a library is one too.
 pub(super) fn find(function: Handle) -> Result<Arc<Function>, Code> {
     let driver = driver()?;
@@ -246,5 +262,25 @@ entry! {
     fn cuFuncSetSharedMemConfig(function: Handle, config: u32) {
         find(function)?;
         if config > 2 { Err(INVALID_VALUE) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn atomics_on_floats_are_seen() {
+        let module = |instruction: &str| {
+            let text = format!(
+                ".version 8.0\n.target sm_80\n.address_size 64\n.entry k()\n{{\n.reg .b32 %r<2>;\n\
+                 .reg .f32 %f<2>;\n.reg .b64 %rd<2>;\n{instruction}\nret;\n}}\n"
+            );
+            crate::ptx::parse(text.as_bytes()).expect("the text is right")
+        };
+        assert!(has_float_atomics(&module("red.global.add.f32 [%rd1], %f1;")));
+        assert!(has_float_atomics(&module("atom.shared.add.f32 %f0, [%rd1], %f1;")));
+        assert!(!has_float_atomics(&module("atom.global.add.u32 %r0, [%rd1], %r1;")));
+        assert!(!has_float_atomics(&module("add.f32 %f0, %f1, %f1;")));
     }
 }

@@ -15,6 +15,7 @@ use super::state::{Driver, driver};
 use super::stream::Queue;
 use super::{In, Status, entry};
 use crate::exec::Launch;
+use crate::exec::grid::Limits;
 use crate::profile::{MAX_BLOCK, MAX_GRID, MAX_THREADS_PER_BLOCK, REGISTER_UNIT, REGISTERS, WARP};
 use crate::ptx::ast;
 use crate::report::{self, LaunchRecord};
@@ -114,10 +115,15 @@ fn launch(
         settings,
         stop: AtomicBool::new(false),
     });
+    let limits = Limits {
+        resident,
+        alone: driver.config.ordered && function.has_float_atomics(),
+        timeout: driver.config.timeout,
+    };
     let failed = queue.run(|| {
         // A launch that was queued behind one that failed does not run.
         queue.context.check()?;
-        driver.pool.run(launch, resident).map_err(|fault| {
+        driver.pool.run(launch, limits).map_err(|fault| {
             let code = fault.code;
             report::fault(&driver.config.report, number, *fault);
             queue.context.fail(code);

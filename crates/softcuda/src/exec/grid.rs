@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::block::{BUDGET, BlockState, Progress, Worker};
 use super::{Launch, Order};
@@ -14,6 +15,17 @@ use crate::fault::{Fault, FaultKind};
 
 /// Blocks that a worker takes at once, at most.
 const MOST_BLOCKS: u64 = 8;
+
+/// How a launch is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Blocks in progress at once, at most. It matters to blocks that wait for other blocks alone.
+    pub resident: usize,
+    /// All blocks on the launching thread, one after the other.
+    pub alone: bool,
+    /// A launch that takes longer fails.
+    pub timeout: Option<Duration>,
+}
 
 /// Threads that run blocks.
 pub struct Pool {
@@ -77,12 +89,11 @@ impl Pool {
         self.helpers.len() + 1
     }
 
-    /// Runs a launch to its end. At most `resident_limit` blocks are in progress at once, which matters to blocks that
-    /// wait for other blocks alone.
+    /// Runs a launch to its end.
     ///
     /// # Errors
     /// The first fault that a block met; other blocks then stop early.
-    pub fn run(&self, launch: Arc<Launch>, resident_limit: usize) -> Result<(), Box<Fault>> {
+    pub fn run(&self, launch: Arc<Launch>, limits: Limits) -> Result<(), Box<Fault>> {
         let total = launch.grid.iter().map(|blocks| u64::from(*blocks)).product();
         let share = total / (4 * self.threads() as u64);
         let job = Arc::new(Job {
@@ -91,17 +102,39 @@ impl Pool {
             total,
             chunk: share.clamp(1, MOST_BLOCKS),
             resident: AtomicUsize::new(0),
-            resident_limit: resident_limit.max(self.threads()),
+            resident_limit: limits.resident.max(self.threads()),
             yielded: Mutex::default(),
             fault: Mutex::default(),
             helpers: Mutex::new(0),
             left: Condvar::new(),
         });
         let _cancellable = Cancellable::register(&job.launch.stop);
-        let alone = total == 1 || self.helpers.is_empty();
+        let timed_out = match limits.timeout {
+            None => {
+                self.run_job(&job, limits.alone);
+                false
+            }
+            Some(timeout) => {
+                watched(&job.launch.stop, timeout, || self.run_job(&job, limits.alone))
+            }
+        };
+        match lock(&job.fault).take() {
+            Some(mut fault) => {
+                if timed_out && fault.kind == FaultKind::Cancelled {
+                    fault.kind = FaultKind::Timeout;
+                    fault.code = fault.kind.code();
+                }
+                Err(fault)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn run_job(&self, job: &Arc<Job>, alone: bool) {
+        let alone = alone || job.total == 1 || self.helpers.is_empty();
         if !alone {
             lock(&self.shared.queue).jobs.push_back(job.clone());
-            match total {
+            match job.total {
                 2 => self.shared.wake.notify_one(),
                 _ => self.shared.wake.notify_all(),
             }
@@ -110,14 +143,31 @@ impl Pool {
         job.work(&mut worker);
         lock(&self.workers).push(worker);
         if !alone {
-            lock(&self.shared.queue).jobs.retain(|other| !Arc::ptr_eq(other, &job));
+            lock(&self.shared.queue).jobs.retain(|other| !Arc::ptr_eq(other, job));
             job.wait_for_helpers();
         }
-        match lock(&job.fault).take() {
-            Some(fault) => Err(fault),
-            None => Ok(()),
-        }
     }
+}
+
+/// Runs `body`; sets `stop` if it takes longer than `timeout`. Returns whether it did.
+fn watched(stop: &AtomicBool, timeout: Duration, body: impl FnOnce()) -> bool {
+    let done = Mutex::new(false);
+    let wake = Condvar::new();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let (done, _) = wake
+                .wait_timeout_while(lock(&done), timeout, |done| !*done)
+                .unwrap_or_else(PoisonError::into_inner);
+            if !*done {
+                stop.store(true, Ordering::Relaxed);
+            }
+            !*done
+        });
+        body();
+        *lock(&done) = true;
+        wake.notify_all();
+        watch.join().unwrap_or(false)
+    })
 }
 
 impl Drop for Pool {

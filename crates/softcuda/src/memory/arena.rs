@@ -66,6 +66,25 @@ impl Mapping {
         }
     }
 
+    /// Asks for large pages in `[start, start + length)`: fewer faults at the first touch, fewer table walks later.
+    pub(super) fn prefer_large_pages(&self, start: u64, length: u64) {
+        const LARGE: u64 = 2 << 20;
+        let base = self.base as u64;
+        let first = (base + start).next_multiple_of(LARGE);
+        let end = (base + start + length) / LARGE * LARGE;
+        if end > first {
+            // SAFETY: the range lies inside this mapping; the advice changes no contents.
+            // A refusal is of no consequence: pages are then small.
+            unsafe {
+                libc::madvise(
+                    first as *mut libc::c_void,
+                    (end - first) as usize,
+                    libc::MADV_HUGEPAGE,
+                )
+            };
+        }
+    }
+
     /// Makes a page-aligned range inaccessible.
     fn protect(&self, start: usize, length: usize) -> io::Result<()> {
         // SAFETY: `start` is inside the mapping (the caller's guard pages).
@@ -134,6 +153,10 @@ impl Arena {
 
     pub(super) fn release(&self, start: u64, length: u64) {
         self.memory.release(start + GUARD as u64, length);
+    }
+
+    pub(super) fn prefer_large_pages(&self, start: u64, length: u64) {
+        self.memory.prefer_large_pages(start + GUARD as u64, length);
     }
 
     /// Marks `[start, start + bytes)` as accessible; `start` is a multiple of [`GRANULE`].

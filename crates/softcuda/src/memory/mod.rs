@@ -23,6 +23,8 @@ use pinned::Pinned;
 
 /// Freed ranges of at least this size are given back to the host.
 const RELEASE_FROM: u64 = 1 << 20;
+/// Allocations of at least this size ask for large pages.
+const LARGE_PAGES_FROM: u64 = 4 << 20;
 
 /// The memory of one device. Shared by `Arc`; every method may be called from any thread.
 pub struct Memory {
@@ -118,6 +120,9 @@ impl Memory {
         let start = start?;
         self.arena.mark_live(start, bytes);
         drop(allocator);
+        if bytes >= LARGE_PAGES_FROM {
+            self.arena.prefer_large_pages(start, bytes);
+        }
         Some(GLOBAL_BASE + start)
     }
 

@@ -353,16 +353,51 @@ fn launches_are_recorded_for_the_thread_that_makes_them() {
     assert_eq!(*shared_bytes, 16);
 }
 
+/// Runs a test of this file again in a process of its own, with a variable set. False in that process.
+fn in_child(test: &str, variable: (&str, &str)) -> bool {
+    const CHILD: &str = "DRIVER_TEST_CHILD_OF_LAUNCH";
+    if std::env::var_os(CHILD).is_some() {
+        return false;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("launch::{test}")])
+        .env(CHILD, "1")
+        .env(variable.0, variable.1)
+        .status();
+    assert!(child.unwrap().success());
+    true
+}
+
+/// In a process of its own because of the setting.
+#[test]
+fn launches_that_take_too_long_fail() {
+    if in_child("launches_that_take_too_long_fail", ("SOFTCUDA_TIMEOUT", "1")) {
+        return;
+    }
+    let _context = OwnContext::new();
+    let (module, spin) = loaded(c"spin");
+    assert_eq!(launch(function(module, c"empty"), 1, 1, 0, &[]), 0);
+    assert_eq!(synchronize(), 0);
+    assert_eq!(launch(spin, 4, 32, 0, &[allocate(4)]), 0);
+    assert_eq!(synchronize(), 702);
+}
+
+/// In a process of its own because of the setting.
+#[test]
+fn blocking_launches_report_their_own_faults() {
+    if in_child("blocking_launches_report_their_own_faults", ("SOFTCUDA_BLOCKING", "1")) {
+        return;
+    }
+    let _context = OwnContext::new();
+    let (_, traps) = loaded(c"traps");
+    assert_eq!(launch(traps, 1, 1, 0, &[]), 719);
+}
+
 /// In a process of its own: cancelling stops every launch that runs.
 #[test]
 fn cancelling_stops_a_running_launch() {
-    const CHILD: &str = "DRIVER_TEST_CANCEL";
-    if std::env::var_os(CHILD).is_none() {
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "launch::cancelling_stops_a_running_launch"])
-            .env(CHILD, "1")
-            .status();
-        return assert!(child.unwrap().success());
+    if in_child("cancelling_stops_a_running_launch", ("SOFTCUDA_THREADS", "2")) {
+        return;
     }
     let _context = OwnContext::new();
     let (_, spin) = loaded(c"spin");

@@ -15,7 +15,7 @@ pub(crate) fn install() {
             memory: Some(256 << 20),
             threads: Some(2),
             report: ReportSink::None,
-            ..Config::default()
+            ..Config::from_env().expect("a test that sets variables sets known ones")
         };
         softcuda::install(&config).expect("memfd_create works here");
         assert!(ok(unsafe { sys::cuInit(0) }));
