@@ -8,7 +8,7 @@
 
 use std::sync::OnceLock;
 
-use crate::exec::op::{Exec, Handler, Level, Op, Reg, Simd, next, pick};
+use crate::exec::op::{Exec, Handler, Level, Op, Reg, Simd, next, pick, put_wide, wide};
 use crate::exec::simd::mma::{BF16, E4M3, E5M2, F16, Fragments, TF32, by_rows, integers};
 use crate::exec::simd::round::{f16_near, f16_widen};
 use crate::exec::simd::{avx2, avx512};
@@ -241,6 +241,59 @@ unsafe fn self_test() -> bool {
     true
 }
 
+/// m8n8k4 in f64: `x[0..2]` D, `x[4]` A, `b` B, `y(0..2)` C, all of 64 bits. Ascending k.
+struct MmaF64;
+impl Exec for MmaF64 {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        if m != !0 {
+            return gather(w, p, m);
+        }
+        // SAFETY: the indices are register pairs of the kernel.
+        let read = |i: u16, lane: usize| f64::from_bits(unsafe { wide(r, i, lane) });
+        let mut d = [[0u64; 32]; 2];
+        for (column, d) in d.iter_mut().enumerate() {
+            for (lane, d) in d.iter_mut().enumerate() {
+                let (row, col) = (lane & !3, 2 * (lane & 3) + column);
+                let mut sum = read(p.y(column), lane);
+                for k in 0..4 {
+                    sum = read(p.x[4], row + k).mul_add(read(p.b, 4 * col + k), sum);
+                }
+                *d = if sum.is_nan() { 0x7fff_ffff_ffff_ffff } else { sum.to_bits() };
+            }
+        }
+        // SAFETY: as above.
+        unsafe {
+            put_wide::<L>(r, p.x[0], m, &d[0]);
+            put_wide::<L>(r, p.x[1], m, &d[1]);
+        }
+        true
+    }
+}
+
+/// Lowers the f64 form.
+fn lower_f64(cx: &mut Emit, inst: &Inst) -> Result<bool, LoadError> {
+    let [d, a, b, c] = &*inst.operands else {
+        return Err(cx.error("wrong number of operands"));
+    };
+    let parts = [(d, 2), (a, 1), (b, 1), (c, 2)].map(|(operand, count)| {
+        let list = cx.elements(operand);
+        (list.len() == count).then(|| list.to_vec())
+    });
+    let [Some(d), Some(a), Some(b), Some(c)] = parts else {
+        return Err(cx.error("wrong number of registers in a fragment"));
+    };
+    let op = VOp::of::<MmaF64>(cx)
+        .src(X + 4, cx.src64(&a[0])?)
+        .src(B, cx.src64(&b[0])?)
+        .src(Y, cx.src64(&c[0])?)
+        .src(Y + 1, cx.src64(&c[1])?)
+        .def(X, cx.dst64(&d[0])?)
+        .def(X + 1, cx.dst64(&d[1])?);
+    cx.push(op);
+    Ok(true)
+}
+
 /// What an instruction is: element kind, registers of B, handler.
 struct Shape {
     handler: Handler,
@@ -305,7 +358,7 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
         return Ok(false);
     }
     let mut mods = Mods::new(cx.module, inst);
-    let name = mods.take_any(&["m16n8k16", "m16n8k8", "m16n8k32", "m16n8k4"]);
+    let name = mods.take_any(&["m16n8k16", "m16n8k8", "m16n8k32", "m16n8k4", "m8n8k4"]);
     let layout = mods.take("row") && mods.take("col");
     let satfinite = mods.take("satfinite");
     let whole = mods.take("sync") && mods.take("aligned");
@@ -316,6 +369,9 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
     else {
         return Err(cx.error("mma of this form is not supported"));
     };
+    if name == "m8n8k4" && [d, a, b, c] == [ScalarType::F64; 4] && !satfinite {
+        return lower_f64(cx, inst);
+    }
     let Some(shape) = shape(name, [d, a, b, c], satfinite, cx.level) else {
         return Err(cx.error("mma of this shape and these types is not supported"));
     };

@@ -1,0 +1,17 @@
+//! Instruction tables (softcuda.md 10.1 to 10.3): every instruction against an independent model.
+#![expect(clippy::panic, reason = "helpers of tests fail by panicking")]
+#![expect(unreachable_pub, reason = "modules of one test program")]
+
+mod approx;
+mod atomics;
+mod convert;
+mod exact;
+mod fault;
+mod float;
+mod harness;
+mod integer;
+mod machine;
+mod memory;
+mod program;
+mod tensor;
+mod warp;
