@@ -153,6 +153,13 @@ fn a_broken_weight_file_is_a_typed_error() {
             "ShapeOverflow",
         ),
         ("a shape of another size", entry(NORM, "shape", json!([65])), "Size"),
+        (
+            "a name that clears the screen",
+            weights_of(&frame(
+                r#"{"\u001b[2J": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}"#,
+            )),
+            "Name {",
+        ),
         ("an unknown type", entry(NORM, "dtype", json!("BF17")), "UnknownType"),
         ("a type of another size", entry(NORM, "dtype", json!("F32")), "Size"),
         ("a type that is no float", entry(NORM, "dtype", json!("I16")), "WrongType"),
@@ -217,6 +224,8 @@ fn a_broken_index_is_a_typed_error() {
         ("an absolute path", place(NORM, "/etc/passwd"), "ShardName"),
         ("a path of another system", place(NORM, r"..\model.safetensors"), "ShardName"),
         ("no name", place(NORM, ""), "ShardName"),
+        ("a name that clears the screen", place(NORM, "\u{1b}[2J"), "ShardName"),
+        ("a tensor that clears the screen", place("\u{1b}[2J", SHARDS[0]), "Name {"),
         ("the folder itself", place(NORM, ".."), "ShardName"),
         ("a shard that is not there", place(NORM, "model-3.safetensors"), "MissingShard"),
         ("a tensor in another shard", place(NORM, SHARDS[0]), "NotInShard"),

@@ -47,8 +47,11 @@ pub enum CheckpointError {
     /// More tensors than any checkpoint has.
     #[error("{}: {found} tensors, more than {max}", file.display())]
     TooManyTensors { file: PathBuf, found: usize, max: usize },
+    /// A name that could drive the terminal that shows it.
+    #[error("{}: the name {name:?} holds control characters", file.display())]
+    Name { file: PathBuf, name: String },
     /// A storage type that the format does not define.
-    #[error("{}: tensor {tensor} has the unknown type {found}", file.display())]
+    #[error("{}: tensor {tensor} has the unknown type {found:?}", file.display())]
     UnknownType { file: PathBuf, tensor: String, found: String },
     /// Dimensions whose product passes 64 bits.
     #[error("{}: the shape of tensor {tensor} is absurd", file.display())]

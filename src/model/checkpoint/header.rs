@@ -93,6 +93,9 @@ fn check_tensor(
     file: &Path,
 ) -> Result<Checked, CheckpointError> {
     let (begin, end) = raw.data_offsets;
+    if name.contains(char::is_control) {
+        return Err(CheckpointError::Name { file: file.to_owned(), name });
+    }
     let Some(dtype) = StoredType::from_name(&raw.dtype) else {
         let (file, found) = (file.to_owned(), raw.dtype);
         return Err(CheckpointError::UnknownType { file, tensor: name, found });

@@ -283,6 +283,9 @@ fn read_index(file: &Path) -> Result<Vec<(String, String)>, CheckpointError> {
     let index: Index = serde_json::from_slice(&text)
         .map_err(|source| CheckpointError::Index { file: file.to_owned(), source })?;
     let placed = index.weight_map.0;
+    if let Some((name, _)) = placed.iter().find(|(tensor, _)| tensor.contains(char::is_control)) {
+        return Err(CheckpointError::Name { file: file.to_owned(), name: name.clone() });
+    }
     let mut seen = BTreeSet::new();
     match placed.iter().find(|(tensor, _)| !seen.insert(tensor)) {
         None => Ok(placed),
@@ -313,9 +316,10 @@ fn shard_names<'a>(
     }
 }
 
-/// Whether a name stays inside the folder on every system.
+/// Whether a name stays inside the folder on every system, and shows as it is.
 fn is_plain_name(name: &str) -> bool {
-    !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', ':', '\0'])
+    let foreign = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
+    !matches!(name, "" | "." | "..") && !name.contains(foreign)
 }
 
 /// Each tensor must be in the shard where the index puts it.

@@ -139,6 +139,7 @@ impl fmt::Display for ConfigWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownKey { file, key } => {
+                let key = key.escape_debug();
                 write!(f, "{}: unknown key {key} has no effect", file.display())
             }
         }
