@@ -11,7 +11,7 @@ use qwen2vl::{
     reference::rms_norm::add_residual,
 };
 
-use crate::check::{assert_near, bits, linear_factor};
+use crate::check::{assert_mostly_exact, assert_near, bits, linear_factor};
 use crate::guarded::Guarded;
 use crate::orders::in_every_order;
 use crate::support::{self, Rng};
@@ -196,6 +196,39 @@ fn model_shapes_match_the_oracle_in_the_same_bits() {
     check_shapes(MODELS);
 }
 
+/// N1 as docs/numerics.md states it, with the software device's definition of an mma: f32, pairs of
+/// k ascending, the odd one of a pair first.
+fn n1(x: &[bf16], weight: &[bf16], bias: bf16) -> bf16 {
+    let mut total = 0.0_f32;
+    for (x, w) in x.chunks(256).zip(weight.chunks(256)) {
+        let mut sum = 0.0_f32;
+        for (x, w) in x.chunks(2).zip(w.chunks(2)) {
+            sum = x[1].to_f32().mul_add(w[1].to_f32(), sum);
+            sum = x[0].to_f32().mul_add(w[0].to_f32(), sum);
+        }
+        total += sum;
+    }
+    bf16::from_f32(total + bias.to_f32())
+}
+
+#[test]
+fn on_the_software_device_the_bits_are_those_of_n1() {
+    if !support::device().located().software {
+        eprintln!("skipped: a GPU defines its own mma");
+        return;
+    }
+    for (rows, outputs, inputs) in [(1, 24, 2320), (6, 40, 272), (70, 72, 784)] {
+        let case = Case::random("n1", rows, outputs, inputs);
+        let got = case.run(support::device(), None, Kind::Store).unwrap();
+        let bias = case.bias.clone().expect("random cases have one");
+        let want = case.x.chunks(inputs).flat_map(|x| {
+            let columns = case.weight.chunks(inputs).zip(&bias);
+            columns.map(move |(weight, bias)| n1(x, weight, *bias))
+        });
+        assert_eq!(bits(&got), bits(&want.collect::<Vec<_>>()), "M={rows} N={outputs} K={inputs}");
+    }
+}
+
 #[test]
 fn the_order_of_blocks_and_warps_changes_no_bit() {
     let case = Case::random("orders", 140, 200, 336);
@@ -290,6 +323,14 @@ fn activations_are_right_for_every_finite_value() {
     let device = support::device();
     let quick = case.run(device, None, Kind::QuickGelu).unwrap();
     let gelu = case.run(device, None, Kind::GeluErf).unwrap();
+    // Away from where exp overflows and 1 + erf cancels.
+    let usual = |x: &bf16| x.to_f32().abs() > 1e-3 && x.to_f32() > -1.0;
+    let exact = |got: &[bf16], want: fn(bf16) -> bf16, label: &str| {
+        let pairs = case.x.iter().zip(got).filter(|(x, _)| usual(x));
+        assert_mostly_exact(pairs.map(|(x, got)| (*got, want(*x))), label);
+    };
+    exact(&quick, quick_gelu, "QuickGELU");
+    exact(&gelu, gelu_erf, "GELU");
     for ((x, quick), gelu) in case.x.iter().zip(quick).zip(gelu) {
         // Two inner roundings; exp overflows f32 far below zero, in the reference too.
         let slack = 2f64.powi(-126) * x.to_f64().abs().clamp(1.0, 200.0);
