@@ -4,6 +4,7 @@
 //! allocated. EXIF orientation is applied; alpha is dropped, never blended.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::Cursor;
 
@@ -11,7 +12,7 @@ use image::codecs::{bmp, gif, png, pnm, webp};
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder};
 
-use super::gif::Backdrop;
+use super::gif::{Backdrop, widened};
 use super::jpeg::Jpeg;
 use super::{Limits, MediaError, Rgb8, Size};
 
@@ -122,12 +123,15 @@ impl<'a> Opened<'a> {
             let start = bytes.iter().take(8).copied().collect();
             return Err(MediaError::UnknownFormat { bytes: bytes.len(), start });
         };
-        let reader = Cursor::new(bytes);
+        let reader = Cursor::new(match format {
+            Format::Gif => widened(bytes),
+            _ => Cow::Borrowed(bytes),
+        });
         let decoder: Result<Box<dyn ImageDecoder>, image::ImageError> = match format {
             Format::Jpeg => {
                 let jpeg = Jpeg::new(bytes, limits)?;
                 limits.check_size(jpeg.size())?;
-                let (size, turn) = (jpeg.size(), orientation(jpeg.exif()));
+                let (size, turn) = (jpeg.size(), orientation(jpeg.exif(), jpeg.xmp()));
                 return Ok(Self { format, size, turn, decoder: Decoder::Jpeg(Box::new(jpeg)) });
             }
             Format::Tiff => {
@@ -150,15 +154,30 @@ impl<'a> Opened<'a> {
         allowed.max_alloc = Some(limits.pixels.saturating_mul(16));
         decoder.set_limits(allowed).map_err(|error| failed(format, error))?;
         let exif = decoder.exif_metadata().map_err(|error| failed(format, error))?;
-        let turn = orientation(exif.as_deref());
+        let xmp = decoder.xmp_metadata().map_err(|error| failed(format, error))?;
+        let turn = orientation(exif.as_deref(), xmp.as_deref());
         Ok(Self { format, size, turn, decoder: Decoder::Image(decoder) })
     }
 }
 
-/// Unreadable EXIF is none, as in the reference.
-fn orientation(exif: Option<&[u8]>) -> Orientation {
+/// EXIF counts, and where it has none, XMP, as in Pillow. What is unreadable is none.
+fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     let tiff = exif.map(|exif| exif.strip_prefix(b"Exif\0\0").unwrap_or(exif));
-    tiff.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
+    let turn = tiff.and_then(Orientation::from_exif_chunk);
+    turn.or_else(|| xmp.and_then(xmp_orientation)).unwrap_or(Orientation::NoTransforms)
+}
+
+/// The digit after the first `tiff:Orientation="` or `tiff:Orientation>`.
+fn xmp_orientation(xmp: &[u8]) -> Option<Orientation> {
+    const TAG: &[u8] = b"tiff:Orientation";
+    let values = xmp.windows(TAG.len()).enumerate().filter(|(_, window)| *window == TAG);
+    let mut values = values.filter_map(|(at, _)| xmp.get(at..)?.get(TAG.len()..));
+    values.find_map(|value| match value {
+        [b'=', b'"', digit @ b'0'..=b'9', ..] | [b'>', digit @ b'0'..=b'9', ..] => {
+            Orientation::from_exif(digit.wrapping_sub(b'0'))
+        }
+        _ => None,
+    })
 }
 
 fn swaps(turn: Orientation) -> bool {
@@ -293,6 +312,17 @@ mod tests {
         let gray: Vec<u8> = rgb(ColorType::L16, true).into_iter().step_by(3).collect();
         assert_eq!(gray, [0, 255, 255, 255, 255]);
         assert_eq!(rgb(ColorType::Rgb16, false), [0, 0, 1, 3, 255]);
+    }
+
+    #[test]
+    fn xmp_counts_where_exif_has_no_orientation() {
+        for xmp in ["<x tiff:Orientation=\"6\"/>", "<tiff:Orientation>6</tiff:Orientation>"] {
+            assert_eq!(orientation(None, Some(xmp.as_bytes())), Orientation::Rotate90);
+            let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0";
+            assert_eq!(orientation(Some(exif), Some(xmp.as_bytes())), Orientation::Rotate180);
+        }
+        let other = b"tiff:OrientationX tiff:Orientation";
+        assert_eq!(orientation(None, Some(other)), Orientation::NoTransforms);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! What stands around the first frame of a GIF that does not fill its screen.
+//! A GIF whose first frame is not its screen.
 //!
-//! Pillow fills the screen with the frame's transparent colour, without one with colour 0; the
-//! decoder of the `image` crate leaves zeros there.
+//! Where the frame is smaller Pillow fills the screen with the frame's transparent colour, without
+//! one with colour 0; the decoder of the `image` crate leaves zeros there. Where the frame reaches
+//! out of the screen Pillow enlarges the screen; the crate cuts the frame.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Colour of the screen, and the part of it that the first frame covers.
@@ -68,6 +70,27 @@ impl Backdrop {
     }
 }
 
+/// The file with a screen that holds its first frame.
+pub(super) fn widened(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const SIDES: Range<usize> = 6..10;
+    let screen = bytes.get(SIDES).and_then(|sides| sides.first_chunk::<4>());
+    let (Some(&[w, w1, h, h1]), Some(frame)) = (screen, Backdrop::of(bytes)) else {
+        return Cow::Borrowed(bytes);
+    };
+    let (width, height) = (u16::from_le_bytes([w, w1]), u16::from_le_bytes([h, h1]));
+    // A frame whose far side passes 16 bits is left to the decoder, which refuses it.
+    let reach = |end: usize, side: u16| u16::try_from(end).map_or(side, |end| end.max(side));
+    let wide = (reach(frame.columns.end, width), reach(frame.rows.end, height));
+    if wide == (width, height) {
+        return Cow::Borrowed(bytes);
+    }
+    let mut bytes = bytes.to_vec();
+    if let Some(sides) = bytes.get_mut(SIDES) {
+        sides.copy_from_slice(&[wide.0.to_le_bytes(), wide.1.to_le_bytes()].concat());
+    }
+    Cow::Owned(bytes)
+}
+
 const EXTENSION: u8 = 0x21;
 const GRAPHIC_CONTROL: u8 = 0xf9;
 const IMAGE: u8 = 0x2c;
@@ -105,6 +128,16 @@ mod tests {
             assert_eq!(pixels[4], [7; 3], "the frame stays");
             assert!(pixels.iter().enumerate().all(|(i, p)| i == 4 || *p == color), "{transparent}");
         }
+    }
+
+    #[test]
+    fn the_screen_grows_with_the_frame() {
+        let fits = file(false);
+        assert!(matches!(widened(&fits), Cow::Borrowed(_)));
+        let mut far = fits.clone();
+        let frame = far.len() - 9;
+        far[frame] = 9; // column of the frame
+        assert_eq!(widened(&far)[6..10], [10, 0, 2, 0]);
     }
 
     #[test]

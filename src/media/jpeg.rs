@@ -38,6 +38,11 @@ impl<'a> Jpeg<'a> {
         self.decoder.exif_data()
     }
 
+    /// Content of the XMP segment.
+    pub(super) fn xmp(&self) -> Option<&[u8]> {
+        self.decoder.xmp_data()
+    }
+
     /// `[height, width, 3]`.
     pub(super) fn rgb(mut self) -> Result<Vec<u8>, MediaError> {
         let four = matches!(self.decoder.jpeg_color_space(), ColorSpace::Cmyk | ColorSpace::Ycck);

@@ -92,8 +92,8 @@ const SHORTEST_BASE64: usize = 32;
 
 fn decoded(text: &str) -> Option<Source> {
     // Line breaks are usual in base64 files; Python's decoder skips them.
-    let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    STANDARD.decode(text).ok().map(Source::Bytes)
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    STANDARD.decode(digits).ok().map(Source::Bytes)
 }
 
 fn unknown(text: &str) -> MediaError {

@@ -53,6 +53,8 @@ pub struct Tokenizer {
     encoder: Encoder,
     /// Longest first: the first that matches at a place is the one.
     added: Vec<Added>,
+    /// First characters of the added tokens, each once.
+    starts: Vec<char>,
 }
 
 /// Ids of a prompt.
@@ -110,7 +112,11 @@ impl Tokenizer {
         encoder.with_added_vocabulary(AddedVocabulary::new());
         encoder.with_padding(None);
         encoder.with_truncation(None).map_err(problem)?;
-        Ok(Self { encoder, added })
+        let mut starts: Vec<char> =
+            added.iter().filter_map(|token| token.text.chars().next()).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        Ok(Self { encoder, added, starts })
     }
 
     /// Id of an added token.
@@ -209,9 +215,9 @@ impl Tokenizer {
                 continue;
             }
             // Every token begins with one of few characters: skip to the next of them.
-            let starts = |c: char| self.added.iter().any(|added| added.text.starts_with(c));
-            let next = rest.char_indices().skip(1).find(|(_, c)| starts(*c));
-            offset += next.map_or(rest.len(), |(at, _)| at);
+            let first = rest.chars().next().map_or(1, char::len_utf8);
+            let next = rest.get(first..).and_then(|rest| rest.find(self.starts.as_slice()));
+            offset += next.map_or(rest.len(), |at| first + at);
         }
         found
     }
