@@ -23,7 +23,7 @@ const MAX_INPUTS: u64 = 4 << 30;
 pub(crate) struct ForwardArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// input_ids, attention_mask, pixel_values, image_grid_thw, video_grid_thw, as `process` writes
+    /// input_ids, attention_mask, pixel_values, image_grid_thw and the like, as `process` writes
     #[arg(long, value_name = "FILE.safetensors")]
     inputs: PathBuf,
     /// Where logits, position_ids, rope_deltas and the vision tower's tensors go
@@ -102,6 +102,10 @@ fn read(file: &Path) -> Result<ForwardInput, CliError> {
             "pixel_values" => {
                 let _: [usize; 2] = shape(file, name, &tensor)?;
                 input.pixel_values = Some(floats(file, name, &tensor)?);
+            }
+            "pixel_values_videos" => {
+                let _: [usize; 2] = shape(file, name, &tensor)?;
+                input.pixel_values_videos = Some(floats(file, name, &tensor)?);
             }
             "image_grid_thw" => input.image_grid_thw = Some(grids(file, name, &tensor)?),
             "video_grid_thw" => input.video_grid_thw = Some(grids(file, name, &tensor)?),

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use half::bf16;
+
 use super::{
     EngineError,
     batch::{Batch, Bounds, Chunk, Wanted},
@@ -10,7 +12,7 @@ use super::{
     step,
 };
 use crate::{
-    device::{Device, DeviceChoice},
+    device::{Device, DeviceChoice, View},
     model::{
         Model, ModelError, ModelOptions,
         checkpoint::Checkpoint,
@@ -40,7 +42,9 @@ pub struct ForwardInput {
     pub pixel_values: Option<Vec<f32>>,
     /// Grid of each picture.
     pub image_grid_thw: Option<Vec<GridThw>>,
-    /// Grid of each video; positions alone depend on them.
+    /// `[patch rows, patch width]` of all videos.
+    pub pixel_values_videos: Option<Vec<f32>>,
+    /// Grid of each video; without pixels positions alone depend on it.
     pub video_grid_thw: Option<Vec<GridThw>>,
 }
 
@@ -59,7 +63,7 @@ pub struct FloatTensor {
 #[derive(Clone, Debug, Default)]
 pub struct ForwardOutput {
     /// `logits` `[B, S, V]`; `hidden_states/i` `[B, S, C]` if asked for; with pixels
-    /// `vision/image/…`. Rows at padding are zero.
+    /// `vision/image/…` and `vision/video/…`. Rows at padding are zero.
     pub tensors: Vec<FloatTensor>,
     /// `[3, B, S]`; 1 at padding.
     pub position_ids: Vec<i64>,
@@ -110,7 +114,17 @@ struct Pass<'a> {
     positions: Vec<Positions>,
     /// For each sequence and token a row of the image rows, or -1.
     sources: Vec<Vec<i32>>,
-    image_rows: usize,
+    /// Merged rows of all pictures, and of all videos, which stand behind them.
+    merged: [usize; 2],
+}
+
+/// Pixels of one kind of media, with their grids.
+struct Media<'a> {
+    kind: &'static str,
+    field: &'static str,
+    placeholder: TokenId,
+    values: Option<&'a [f32]>,
+    grids: &'a [GridThw],
 }
 
 impl<'a> Pass<'a> {
@@ -142,9 +156,10 @@ impl<'a> Pass<'a> {
             videos: videos.unwrap_or_default(),
         });
         let positions = positions::batch(config, &sequences, grids).map_err(ModelError::from)?;
-        let image_rows = image_rows(config, input)?;
-        let sources = sources(config, &sequences, image_rows)?;
-        Ok(Self { config, widths, input, mask, sequences, positions, sources, image_rows })
+        let [pictures, clips] = media(config, input);
+        let merged = [merged_rows(config, &pictures)?, merged_rows(config, &clips)?];
+        let sources = sources(&[pictures, clips], &sequences, merged)?;
+        Ok(Self { config, widths, input, mask, sequences, positions, sources, merged })
     }
 
     fn tokens(&self) -> usize {
@@ -164,8 +179,12 @@ impl<'a> Pass<'a> {
         largest.and_then(|position| usize::try_from(position + 1).ok()).unwrap_or(1)
     }
 
+    fn image_rows(&self) -> usize {
+        self.merged.iter().sum()
+    }
+
     fn limits(&self) -> StepLimits {
-        let grids = self.input.image_grid_thw.iter().flatten();
+        let grids = media(self.config, self.input).into_iter().flat_map(|media| media.grids);
         let patches = grids.filter_map(|grid| grid.patch_rows()).map(|PatchRows(rows)| rows);
         let logit_rows = (LOGIT_BYTES / (4 * self.widths.logits)).clamp(1, self.tokens());
         StepLimits {
@@ -173,7 +192,7 @@ impl<'a> Pass<'a> {
             token_rows: self.tokens(),
             sequences: self.sequences.len(),
             sequence_tokens: self.longest(),
-            image_rows: self.image_rows.max(1),
+            image_rows: self.image_rows().max(1),
             logit_rows,
             pages: self.pages(),
             pixel_bytes: 16,
@@ -188,32 +207,19 @@ impl<'a> Pass<'a> {
         workspace: &mut Workspace,
         output: &mut ForwardOutput,
     ) -> Result<(), EngineError> {
-        let (Some(values), Some(grids)) = (&self.input.pixel_values, &self.input.image_grid_thw)
-        else {
-            return Ok(());
-        };
-        let mut rest = values.as_slice();
-        let mut items = Vec::new();
-        for &grid in grids {
-            let rows = grid.patch_rows().map_or(0, |rows| rows.0);
-            let (item, tail) = rest.split_at(rows * self.config.vision.patch_width);
-            items.push(VisionItem { pixels: Pixels::Values(item), grid });
-            rest = tail;
+        let mut first = 0;
+        for (media, merged) in media(self.config, self.input).into_iter().zip(self.merged) {
+            let Some(values) = media.values else { continue };
+            let items = items(self.config, values, media.grids);
+            let tensors = &mut output.tensors;
+            let mut keep = |name: &str, view: View<'_, bf16>, columns: usize| {
+                let values = device.download_view(view)?;
+                append(tensors, format!("vision/{}/{name}", media.kind), columns, &values);
+                Ok(())
+            };
+            model.see(device, workspace, &items, first, self.limits(), &mut keep)?;
+            first += merged;
         }
-        let tensors = &mut output.tensors;
-        model.see(device, workspace, &items, 0, self.limits(), &mut |name, view, columns| {
-            let values = device.download_view(view)?;
-            let name = format!("vision/image/{name}");
-            let at = tensors.iter().position(|tensor| tensor.name == name);
-            let at = at.unwrap_or_else(|| {
-                let shape = vec![0, columns];
-                tensors.push(FloatTensor { name, shape, values: Vec::new() });
-                tensors.len() - 1
-            });
-            tensors[at].shape[0] += values.len() / columns;
-            tensors[at].values.extend(values.iter().map(|value| value.to_f32()));
-            Ok(())
-        })?;
         Ok(())
     }
 
@@ -284,7 +290,7 @@ impl<'a> Pass<'a> {
             .collect();
         let bounds = Bounds {
             vocabulary: self.widths.vocabulary,
-            image_rows: self.image_rows,
+            image_rows: self.image_rows(),
             pool_pages: self.pages(),
             table_rows: self.rope_rows(),
             page_stride: Tokens(self.longest()).pages().0,
@@ -304,51 +310,92 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Merged rows of all pictures; 0 without pixels.
-fn image_rows(config: &ModelConfig, input: &ForwardInput) -> Result<usize, EngineError> {
-    let Some(values) = &input.pixel_values else { return Ok(0) };
-    let Some(grids) = &input.image_grid_thw else {
-        return Err(invalid("pixel_values", "no image_grid_thw", "given with image_grid_thw"));
+/// Pictures, then videos.
+fn media<'a>(config: &ModelConfig, input: &'a ForwardInput) -> [Media<'a>; 2] {
+    let pictures = Media {
+        kind: "image",
+        field: "pixel_values",
+        placeholder: config.tokens.image,
+        values: input.pixel_values.as_deref(),
+        grids: input.image_grid_thw.as_deref().unwrap_or_default(),
     };
+    let clips = Media {
+        kind: "video",
+        field: "pixel_values_videos",
+        placeholder: config.tokens.video,
+        values: input.pixel_values_videos.as_deref(),
+        grids: input.video_grid_thw.as_deref().unwrap_or_default(),
+    };
+    [pictures, clips]
+}
+
+/// Merged rows of one kind of media; 0 without pixels.
+fn merged_rows(config: &ModelConfig, media: &Media<'_>) -> Result<usize, EngineError> {
+    let Some(values) = media.values else { return Ok(0) };
     let (merge, width) = (config.vision.spatial_merge_size, config.vision.patch_width);
     let (mut merged, mut patches) = (0, 0);
-    for grid in grids {
+    for grid in media.grids {
         let size = grid.merged_tokens(merge).zip(grid.patch_rows());
         let (tokens, rows) = size.ok_or(ModelError::Grid { grid: *grid })?;
         merged += tokens.0;
         patches += rows.0;
     }
     if values.len() != patches * width {
-        let found = values.len() / width;
-        let allowed = "as many rows as image_grid_thw needs";
-        return Err(invalid("pixel_values", &format!("{found} rows, not {patches}"), allowed));
+        let got = format!("{} rows, not {patches}", values.len() / width);
+        return Err(invalid(media.field, &got, "as many rows as its grids need"));
     }
     Ok(merged)
 }
 
-/// Binds placeholders to image rows in order; without pixels they keep their own embedding.
-fn sources(
-    config: &ModelConfig,
-    sequences: &[Vec<TokenId>],
-    image_rows: usize,
-) -> Result<Vec<Vec<i32>>, EngineError> {
-    if image_rows == 0 {
-        return Ok(sequences.iter().map(|ids| vec![-1; ids.len()]).collect());
+/// One item for each grid, over its rows of `values`.
+fn items<'a>(config: &ModelConfig, values: &'a [f32], grids: &[GridThw]) -> Vec<VisionItem<'a>> {
+    let mut rest = values;
+    let mut items = Vec::with_capacity(grids.len());
+    for &grid in grids {
+        let rows = grid.patch_rows().map_or(0, |rows| rows.0);
+        let (item, tail) = rest.split_at(rows * config.vision.patch_width);
+        items.push(VisionItem { pixels: Pixels::Values(item), grid });
+        rest = tail;
     }
-    let mut next = 0;
+    items
+}
+
+/// Adds rows to the tensor of that name.
+fn append(tensors: &mut Vec<FloatTensor>, name: String, columns: usize, values: &[bf16]) {
+    let at = tensors.iter().position(|tensor| tensor.name == name).unwrap_or_else(|| {
+        tensors.push(FloatTensor { name, shape: vec![0, columns], values: Vec::new() });
+        tensors.len() - 1
+    });
+    tensors[at].shape[0] += values.len() / columns;
+    tensors[at].values.extend(values.iter().map(|value| value.to_f32()));
+}
+
+/// Binds placeholders to the rows of their media in order; those of media without pixels keep
+/// their own embedding.
+fn sources(
+    media: &[Media<'_>; 2],
+    sequences: &[Vec<TokenId>],
+    merged: [usize; 2],
+) -> Result<Vec<Vec<i32>>, EngineError> {
+    let mut next = [0, merged[0]];
     let mut sources = Vec::with_capacity(sequences.len());
     for ids in sequences {
-        let mut source = Vec::with_capacity(ids.len());
-        for id in ids {
-            let placeholder = *id == config.tokens.image;
-            source.push(if placeholder { next } else { -1 });
-            next += i32::from(placeholder);
+        let mut source = vec![-1; ids.len()];
+        for (row, id) in source.iter_mut().zip(ids) {
+            let kind = media.iter().position(|m| m.values.is_some() && m.placeholder == *id);
+            if let Some(kind) = kind {
+                *row = i32::try_from(next[kind]).unwrap_or(i32::MAX);
+                next[kind] += 1;
+            }
         }
         sources.push(source);
     }
-    if usize::try_from(next).ok() != Some(image_rows) {
-        let got = format!("{next} image tokens, {image_rows} features");
-        return Err(invalid("input_ids", &got, "one image token a feature"));
+    for (kind, start) in [0, merged[0]].into_iter().enumerate() {
+        let (tokens, features) = (next[kind] - start, merged[kind]);
+        if tokens != features {
+            let got = format!("{tokens} {} tokens, {features} features", media[kind].kind);
+            return Err(invalid("input_ids", &got, "one placeholder a feature"));
+        }
     }
     Ok(sources)
 }

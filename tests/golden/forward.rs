@@ -12,17 +12,21 @@ use qwen2vl::{
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::support::checkpoint::{
-    golden_cases, goldens, input_tensors, model_folder, not_yet,
-};
+use crate::support::checkpoint::{golden_cases, goldens, input_tensors, model_folder, not_yet};
 
 /// (times the rms error, times the largest error) of the reference's run in bf16.
 const NARROW: (f64, f64) = (1.5, 2.5);
 /// No limit is below these.
 const FLOOR: (f64, f64) = (2e-3, 6e-3);
 /// Inputs that are built.
-const INPUTS: &[&str] =
-    &["input_ids", "attention_mask", "pixel_values", "image_grid_thw", "video_grid_thw"];
+const INPUTS: &[&str] = &[
+    "input_ids",
+    "attention_mask",
+    "pixel_values",
+    "image_grid_thw",
+    "pixel_values_videos",
+    "video_grid_thw",
+];
 
 #[test]
 fn forward_passes_are_within_tolerance_or_listed() {
@@ -56,7 +60,7 @@ fn forward_passes_are_within_tolerance_or_listed() {
     }
     println!("forward: {run} cases run, {} not yet", not_yet("forward").len());
     assert!(listed.is_empty(), "listed, but no such case: {listed:?}");
-    assert!(run >= 17, "only {run} cases run");
+    assert!(run >= 28, "only {run} cases run");
 }
 
 #[test]
@@ -106,9 +110,8 @@ fn check(folder: &std::path::Path, case: &Value, kind: &str) {
             .flat_map(|row| tensor.values[row * columns..(row + 1) * columns].iter().copied())
             .collect();
         let want = floats(stored.tensor(name).unwrap().data());
-        let limit = |key: &str, times: f64, floor: f64| {
-            (times * error[key].as_f64().unwrap()).max(floor)
-        };
+        let limit =
+            |key: &str, times: f64, floor: f64| (times * error[key].as_f64().unwrap()).max(floor);
         let limits = (limit("rms", NARROW.0, FLOOR.0), limit("max", NARROW.1, FLOOR.1));
         close(&format!("{label}: {name}"), &got, &want, limits);
         compared += 1;
@@ -138,6 +141,7 @@ fn input(case: &Value) -> ForwardInput {
                 input.attention_mask = Some(long().into_iter().map(|held| held == 1).collect());
             }
             "pixel_values" => input.pixel_values = Some(floats(&bytes)),
+            "pixel_values_videos" => input.pixel_values_videos = Some(floats(&bytes)),
             "image_grid_thw" => input.image_grid_thw = grids(),
             "video_grid_thw" => input.video_grid_thw = grids(),
             other => panic!("{other} is not built"),

@@ -82,7 +82,7 @@ fn the_demo_checkpoint_answers_every_picture_and_text_question() {
     let (mut run, mut videos) = (0, 0);
     for case in questions.as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
-        if matches!(case["kind"].as_str().unwrap(), "video" | "mixed") {
+        if case["messages"].to_string().contains("\"video\"") {
             videos += 1;
             continue;
         }
@@ -98,7 +98,7 @@ fn the_demo_checkpoint_answers_every_picture_and_text_question() {
         run += 1;
     }
     println!("demo: {run} questions answered, {videos} with videos not yet");
-    assert_eq!((run, videos), (52, 12), "questions of assets/demo/questions.json");
+    assert_eq!((run, videos), (51, 13), "questions of assets/demo/questions.json");
 }
 
 fn engine(folder: &Path) -> Engine {
