@@ -7,6 +7,10 @@
 #[path = "driver/support.rs"]
 mod support;
 
+#[path = "driver/calls.rs"]
+mod calls;
+#[path = "driver/context.rs"]
+mod context;
 #[path = "driver/device.rs"]
 mod device;
 #[path = "driver/install.rs"]

@@ -11,7 +11,7 @@ use softcuda::fault::FaultKind;
 use softcuda::{LaunchRecord, Schedule};
 
 use crate::module::{KERNELS, function, kernels};
-use crate::support::{OwnContext, code, context, ok};
+use crate::support::{OwnContext, code, context, in_child, ok};
 
 fn allocate(bytes: usize) -> u64 {
     let mut address = 0;
@@ -353,25 +353,10 @@ fn launches_are_recorded_for_the_thread_that_makes_them() {
     assert_eq!(*shared_bytes, 16);
 }
 
-/// Runs a test of this file again in a process of its own, with a variable set. False in that process.
-fn in_child(test: &str, variable: (&str, &str)) -> bool {
-    const CHILD: &str = "DRIVER_TEST_CHILD_OF_LAUNCH";
-    if std::env::var_os(CHILD).is_some() {
-        return false;
-    }
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("launch::{test}")])
-        .env(CHILD, "1")
-        .env(variable.0, variable.1)
-        .status();
-    assert!(child.unwrap().success());
-    true
-}
-
 /// In a process of its own because of the setting.
 #[test]
 fn launches_that_take_too_long_fail() {
-    if in_child("launches_that_take_too_long_fail", ("SOFTCUDA_TIMEOUT", "1")) {
+    if in_child("launch::launches_that_take_too_long_fail", ("SOFTCUDA_TIMEOUT", "1")) {
         return;
     }
     let _context = OwnContext::new();
@@ -385,7 +370,7 @@ fn launches_that_take_too_long_fail() {
 /// In a process of its own because of the setting.
 #[test]
 fn blocking_launches_report_their_own_faults() {
-    if in_child("blocking_launches_report_their_own_faults", ("SOFTCUDA_BLOCKING", "1")) {
+    if in_child("launch::blocking_launches_report_their_own_faults", ("SOFTCUDA_BLOCKING", "1")) {
         return;
     }
     let _context = OwnContext::new();
@@ -396,7 +381,7 @@ fn blocking_launches_report_their_own_faults() {
 /// In a process of its own: cancelling stops every launch that runs.
 #[test]
 fn cancelling_stops_a_running_launch() {
-    if in_child("cancelling_stops_a_running_launch", ("SOFTCUDA_THREADS", "2")) {
+    if in_child("launch::cancelling_stops_a_running_launch", ("SOFTCUDA_THREADS", "2")) {
         return;
     }
     let _context = OwnContext::new();

@@ -56,3 +56,18 @@ impl Drop for OwnContext {
         }
     }
 }
+
+/// Runs a test again in a process of its own, with a variable set. False in that process.
+pub(crate) fn in_child(test: &str, variable: (&str, &str)) -> bool {
+    const CHILD: &str = "DRIVER_TEST_IN_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        return false;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(CHILD, "1")
+        .env(variable.0, variable.1)
+        .status();
+    assert!(child.unwrap().success());
+    true
+}
