@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
 mod attn_decode;
+mod attn_mutants;
 mod attn_prefill;
 mod attn_vision;
 mod check;

@@ -26,10 +26,21 @@ pub fn ptx(stem: &str) -> String {
 /// What a launch left in its output, or `None` if it faulted.
 pub type Outcome = Option<Vec<u8>>;
 
-/// Deletes each `bar.sync` and each wait for asynchronous copies of `entry`, one at a time. `runs`
-/// launches a kernel on a device of its own, in one shape after another. Returns the number of
-/// mutants.
+/// Deletes each `bar.sync` and each wait for asynchronous copies of `entry`, one at a time; each
+/// must be missed. `runs` launches a kernel on a device of its own, in one shape after another.
+/// Returns the number of mutants.
 pub fn check(stem: &str, entry: &str, runs: &[&dyn Fn(&Device, &Arc<Kernel>) -> Outcome]) -> usize {
+    let (found, unnoticed) = mutate(stem, entry, runs);
+    assert!(unnoticed.is_empty(), "{entry}: nothing misses {unnoticed:?}");
+    found
+}
+
+/// As [`check`], but returns the number of mutants and those that no run notices, as `line: PTX`.
+pub fn mutate(
+    stem: &str,
+    entry: &str,
+    runs: &[&dyn Fn(&Device, &Arc<Kernel>) -> Outcome],
+) -> (usize, Vec<String>) {
     let ptx = ptx(stem);
     let lines: Vec<&str> = ptx.lines().collect();
     let outcomes = |text: &str| -> Vec<Outcome> {
@@ -49,13 +60,12 @@ pub fn check(stem: &str, entry: &str, runs: &[&dyn Fn(&Device, &Arc<Kernel>) -> 
     assert!(ascending == descending, "{entry} depends on the order of warps");
 
     let places = synchronisations(&lines, entry);
-    for &place in &places {
+    let unnoticed = places.iter().filter(|&&place| {
         let kept = lines.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, line)| *line);
-        let mutant = kept.collect::<Vec<_>>().join("\n");
-        let noticed = outcomes(&mutant) != whole;
-        assert!(noticed, "{entry}: nothing misses line {}: {}", place + 1, lines[place].trim());
-    }
-    places.len()
+        outcomes(&kept.collect::<Vec<_>>().join("\n")) == whole
+    });
+    let name = |&place: &usize| format!("line {}: {}", place + 1, lines[place].trim());
+    (places.len(), unnoticed.map(name).collect())
 }
 
 /// Lines of `entry` that order the threads of a block, or wait for copies.
