@@ -17,3 +17,8 @@ pub use exec::grid::cancel;
 pub use fault::Fault;
 pub use install::{Attempt, InstallError, Installed, Method, install};
 pub use report::{LaunchRecord, last_fault, launches, scheduled};
+
+/// The examples of the README compile and run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -5,6 +5,7 @@
 mod approx;
 mod atomics;
 mod convert;
+mod corpus;
 mod exact;
 mod fault;
 mod float;

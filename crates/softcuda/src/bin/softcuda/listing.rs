@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
+use softcuda::exec::Level;
+use softcuda::lower::{Env, lower};
+use softcuda::memory::GLOBAL_BASE;
 use softcuda::ptx::ast::{Body, Function, FunctionKind, Module};
 use softcuda::ptx::fatbin::{self, ImageKind};
 use softcuda::ptx::types::{RegClass, Space};
@@ -46,7 +50,7 @@ fn figures(file: &str, image: &[u8], output: &mut impl Write) -> Result<(), Fail
 }
 
 fn module(title: &str, text: &[u8], output: &mut impl Write) -> Result<(), Failure> {
-    let module = ptx::parse(text).map_err(|e| Failure::load(title, e))?;
+    let module = Arc::new(ptx::parse(text).map_err(|e| Failure::load(title, e))?);
     let targets: Vec<_> = module.targets.iter().map(|t| module.name(*t)).collect();
     let (major, minor) = module.version;
     writeln!(output, "{title}: PTX {major}.{minor}, target {}", targets.join(" "))?;
@@ -65,7 +69,11 @@ fn module(title: &str, text: &[u8], output: &mut impl Write) -> Result<(), Failu
 }
 
 /// Lists a function; true if it does not parse.
-fn function(module: &Module, one: &Function, output: &mut impl Write) -> Result<bool, Failure> {
+fn function(
+    module: &Arc<Module>,
+    one: &Function,
+    output: &mut impl Write,
+) -> Result<bool, Failure> {
     let kind = if one.kind == FunctionKind::Entry { "kernel" } else { "function" };
     let name = module.name(one.name);
     match &one.body {
@@ -88,6 +96,14 @@ fn function(module: &Module, one: &Function, output: &mut impl Write) -> Result<
             )?;
             for (instruction, count) in histogram(module, body) {
                 writeln!(output, "    {count:6} {instruction}")?;
+            }
+            if one.kind == FunctionKind::Entry {
+                // Addresses do not matter here, only whether every instruction is known.
+                let env = Env { level: Level::Base, address: &|_| Some(GLOBAL_BASE) };
+                match lower(module, name, &env) {
+                    Ok(kernel) => writeln!(output, "    runs: {} ops", kernel.ops.len())?,
+                    Err(error) => writeln!(output, "    does not run: {error}")?,
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Exit status: 0 ok, 1 fault in the kernel, 2 usage, 3 load error.
 
 mod listing;
+mod run;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -11,9 +12,19 @@ use std::process::ExitCode;
 use softcuda::profile::Profile;
 
 const USAGE: &str = "\
-usage: softcuda ptx FILE           list functions, registers, memory and instructions of PTX or a fatbin
+usage: softcuda ptx FILE           list functions, registers, memory and instructions of PTX or a fatbin,
+                                   and what of its kernels is not supported
+       softcuda run FILE -f KERNEL [--grid X,Y,Z] [--block X,Y,Z] [--shared BYTES] [--profile NAME]
+                         [--level base|avx2|avx512] [--arg ARGUMENT]... [--out INDEX]...
+                                   run a kernel once and print buffers (arguments count from 0)
        softcuda profile list       the GPUs that the device can say it is
        softcuda profile show NAME  limits and figures of one of them
+
+ARGUMENT is TYPE:VALUE, or buf:TYPE:COUNT[:FILL] for the address of a buffer; FILL is a number or `iota`.
+TYPE is one of u8 u16 u32 u64 s8 s16 s32 s64 f32 f64 bf16. Arguments are laid out as C lays out a
+structure, so they fit separate parameters and one structure passed by value.
+
+Exit status: 0 ok, 1 fault in the kernel, 2 usage, 3 load error.
 ";
 
 /// Why the command fails.
@@ -23,6 +34,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// Exit status 3.
     Load(String),
+    /// Exit status 1: the report of a fault.
+    Fault(String),
     /// Standard output cannot be written.
     Output(io::Error),
 }
@@ -36,7 +49,8 @@ impl From<io::Error> for Failure {
 impl Failure {
     /// A load error of a file.
     pub(crate) fn load(file: &str, why: impl Display) -> Self {
-        Failure::Load(format!("{file}: {why}"))
+        let why = why.to_string();
+        Failure::Load(format!("{file}: {}", why.strip_prefix("softcuda: ").unwrap_or(&why)))
     }
 }
 
@@ -44,25 +58,28 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut output = io::stdout().lock();
-    let result = run(&words, &mut output).and_then(|()| Ok(output.flush()?));
+    let result = command(&words, &mut output).and_then(|()| Ok(output.flush()?));
     let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Usage(why)) => (format!("{why}\n{USAGE}"), 2),
-        Err(Failure::Load(why)) => (format!("{why}\n"), 3),
+        Err(Failure::Usage(why)) => (format!("softcuda: {why}\n{USAGE}"), 2),
+        Err(Failure::Load(why)) => (format!("softcuda: {why}\n"), 3),
+        // A report names softcuda itself.
+        Err(Failure::Fault(report)) => (format!("{report}\n"), 1),
         // A reader such as `head` that has seen enough is no error.
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
-        Err(Failure::Output(e)) => (format!("standard output: {e}\n"), 3),
+        Err(Failure::Output(e)) => (format!("softcuda: standard output: {e}\n"), 3),
     };
     // Nothing is left to be told if standard error is closed too.
-    drop(io::stderr().write_all(format!("softcuda: {message}").as_bytes()));
+    drop(io::stderr().write_all(message.as_bytes()));
     ExitCode::from(code)
 }
 
-fn run(words: &[&str], output: &mut impl Write) -> Result<(), Failure> {
+fn command(words: &[&str], output: &mut impl Write) -> Result<(), Failure> {
     match words {
         ["ptx", file] => listing::list(file, output),
+        ["run", rest @ ..] => run::run(rest, output),
         ["profile", "list"] => {
             for profile in Profile::ALL {
                 writeln!(output, "{:10}{}", profile.name, profile.device_name())?;
