@@ -59,6 +59,8 @@ struct Job {
     resident: AtomicUsize,
     /// So many may at once.
     resident_limit: usize,
+    /// Blocks that have finished.
+    done: AtomicU64,
     /// Begun blocks that wait for other blocks.
     yielded: Mutex<VecDeque<BlockState>>,
     fault: Mutex<Option<Box<Fault>>>,
@@ -103,6 +105,7 @@ impl Pool {
             chunk: share.clamp(1, MOST_BLOCKS),
             resident: AtomicUsize::new(0),
             resident_limit: limits.resident.max(self.threads()),
+            done: AtomicU64::new(0),
             yielded: Mutex::default(),
             fault: Mutex::default(),
             helpers: Mutex::new(0),
@@ -118,16 +121,22 @@ impl Pool {
                 watched(&job.launch.stop, timeout, || self.run_job(&job, limits.alone))
             }
         };
-        match lock(&job.fault).take() {
-            Some(mut fault) => {
-                if timed_out && fault.kind == FaultKind::Cancelled {
-                    fault.kind = FaultKind::Timeout;
-                    fault.code = fault.kind.code();
-                }
-                Err(fault)
+        let mut fault = match lock(&job.fault).take() {
+            Some(fault) => fault,
+            None if job.done.load(Ordering::Relaxed) == total => return Ok(()),
+            // Stopped where no block was running.
+            None => {
+                let detail = "the launch was stopped between blocks";
+                let mut fault = Box::new(Fault::host(FaultKind::Cancelled, detail));
+                fault.kernel.clone_from(&job.launch.kernel.name);
+                fault
             }
-            None => Ok(()),
+        };
+        if timed_out && fault.kind == FaultKind::Cancelled {
+            fault.kind = FaultKind::Timeout;
+            fault.code = fault.kind.code();
         }
+        Err(fault)
     }
 
     fn run_job(&self, job: &Arc<Job>, alone: bool) {
@@ -279,6 +288,7 @@ impl Job {
         match state.step(&self.launch, BUDGET) {
             Ok(Progress::Done) => {
                 self.resident.fetch_sub(1, Ordering::Relaxed);
+                self.done.fetch_add(1, Ordering::Relaxed);
                 worker.put_back(state);
             }
             Ok(Progress::Yielded) => lock(&self.yielded).push_back(state),

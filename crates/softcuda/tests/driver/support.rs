@@ -11,12 +11,9 @@ use softcuda::{Config, ReportSink};
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let config = Config {
-            memory: Some(256 << 20),
-            threads: Some(2),
-            report: ReportSink::None,
-            ..Config::from_env().expect("a test that sets variables sets known ones")
-        };
+        let set = Config::from_env().expect("a test that sets variables sets known ones");
+        let (memory, threads) = (set.memory.or(Some(256 << 20)), set.threads.or(Some(2)));
+        let config = Config { memory, threads, report: ReportSink::None, ..set };
         softcuda::install(&config).expect("memfd_create works here");
         assert!(ok(unsafe { sys::cuInit(0) }));
     });
