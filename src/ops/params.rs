@@ -12,6 +12,7 @@ use crate::device::KernelParams;
     clippy::all,
     clippy::pedantic,
     clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
     reason = "generated: dimension letters and C names; which lints apply depends on the header"
 )]
 mod generated {

@@ -1,5 +1,12 @@
 //! Kernels against their oracles, on whatever device the machine has.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "the sizes of the cases are small numbers"
+)]
+#![expect(unreachable_pub, reason = "what a module gives to the others of this binary is pub")]
 
 mod attn_decode;
 mod attn_mutants;

@@ -26,21 +26,20 @@ pub fn ptx(stem: &str) -> String {
 /// What a launch left in its output, or `None` if it faulted.
 pub type Outcome = Option<Vec<u8>>;
 
+/// A launch of a kernel on a device of its own.
+pub type Run<'a> = &'a dyn Fn(&Device, &Arc<Kernel>) -> Outcome;
+
 /// Deletes each `bar.sync` and each wait for asynchronous copies of `entry`, one at a time; each
 /// must be missed. `runs` launches a kernel on a device of its own, in one shape after another.
 /// Returns the number of mutants.
-pub fn check(stem: &str, entry: &str, runs: &[&dyn Fn(&Device, &Arc<Kernel>) -> Outcome]) -> usize {
+pub fn check(stem: &str, entry: &str, runs: &[Run<'_>]) -> usize {
     let (found, unnoticed) = mutate(stem, entry, runs);
     assert!(unnoticed.is_empty(), "{entry}: nothing misses {unnoticed:?}");
     found
 }
 
 /// As [`check`], but returns the number of mutants and those that no run notices, as `line: PTX`.
-pub fn mutate(
-    stem: &str,
-    entry: &str,
-    runs: &[&dyn Fn(&Device, &Arc<Kernel>) -> Outcome],
-) -> (usize, Vec<String>) {
+pub fn mutate(stem: &str, entry: &str, runs: &[Run<'_>]) -> (usize, Vec<String>) {
     let ptx = ptx(stem);
     let lines: Vec<&str> = ptx.lines().collect();
     let outcomes = |text: &str| -> Vec<Outcome> {
