@@ -69,7 +69,8 @@ pub fn lower(module: &Arc<Module>, name: &str, env: &Env) -> Result<Kernel, Load
     let threads = |t: [u32; 3]| t.iter().product::<u32>();
     let perf = &function.perf;
     let max_threads = perf.required_threads.or(perf.max_threads).map_or(1024, threads);
-    let out = regalloc::assign(&cx, code)?;
+    let mut out = regalloc::assign(&cx, code)?;
+    handlers::mma::plan_runs(&mut out.ops);
     Ok(Kernel {
         name: name.to_owned(),
         params: function

@@ -167,3 +167,50 @@ fn wrong_addresses_and_sizes_are_faults_that_name_lanes() {
     );
     assert_eq!(run(&body, CopyMode::Strict)[9], [0; 16]);
 }
+
+#[test]
+fn swizzled_tiles_land_where_each_lane_said() {
+    // Chunk c of row r (8 chunks of 16 bytes) goes to chunk c ^ key(r), as tiles are swizzled; the
+    // last key is none that stays inside blocks of 64 bytes.
+    let keys =
+        ["and.b32 %r3, %r2, 7;", "shr.u32 %r3, %r2, 1;", "mov.u32 %r3, 5;", "mov.u32 %r3, 0;"];
+    for (key, offset) in keys.into_iter().flat_map(|key| [(key, 0), (key, 16), (key, 64)]) {
+        for wait in ["cp.async.wait_group 0;", "cp.async.wait_all;"] {
+            for parted in [false, true] {
+                // With `parted`, odd lanes wait on a path of their own.
+                let wait = if parted {
+                    format!(
+                        "and.b32 %r8, %r0, 1; setp.eq.u32 %q0, %r8, 0; @%q0 bra A;\n{wait} bra B;\n\
+                         A: {wait}\nB:"
+                    )
+                } else {
+                    wait.to_owned()
+                };
+                let body = format!(
+                    "shr.u32 %r2, %r0, 3; {key} xor.b32 %r3, %r3, %r0; shl.b32 %r3, %r3, 4;\n\
+                     and.b32 %r3, %r3, 1023; mov.u32 %r2, s; add.u32 %r3, %r3, %r2;\n\
+                     cp.async.cg.shared.global [%r3+{offset}], [%rd1], 16;\n\
+                     cp.async.commit_group; ld.shared.b32 %r9, [%r3+{offset}];\n{wait}\n\
+                     ld.shared.v4.b32 {{%r4,%r5,%r6,%r7}}, [%r3+{offset}];\n\
+                     add.u32 %r9, %r9, 1; or.b32 %r4, %r4, %r9;\n\
+                     st.global.v4.b32 [%rd2], {{%r4,%r5,%r6,%r7}};"
+                );
+                for (thread, got) in run(&body, CopyMode::Strict).iter().enumerate() {
+                    assert_eq!(*got, source_of(thread), "thread {thread}: {body}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_ends_past_its_allocation_is_a_fault_in_every_pattern() {
+    // The allocation has 2,048 bytes; warp 1 reads 512 bytes from 1,536 + 16.
+    let body =
+        format!("add.u64 %rd1, %rd1, 1040; cp.async.cg.shared.global [%r1], [%rd1], 16; {SHOW}");
+    for level in levels() {
+        let fault = launch(&kernel(&body), (1, 64), &data(), level, CopyMode::Strict);
+        let fault = fault.expect_err("the last lane reads past the end");
+        assert_eq!((fault.warp, fault.lanes), (1, 1 << 31), "{fault}");
+    }
+}

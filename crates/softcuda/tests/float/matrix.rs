@@ -472,3 +472,68 @@ fn a_matrix_instruction_of_a_part_of_a_warp_is_a_fault() {
         assert_eq!(fault.kind, FaultKind::WarpSync, "{fault}");
     }
 }
+
+#[test]
+fn a_run_of_products_gives_what_single_ones_give() {
+    // Shared operands, sums that feed the next product, and sums whose bits are operands.
+    let list = |from: usize, n: usize| {
+        let names: Vec<String> = (from..from + n).map(|i| format!("%r{i}")).collect();
+        format!("{{{}}}", names.join(","))
+    };
+    // A: 0-3 and 4-7, B: 8-9 and 10-11, C: 12-15, D: 16-31.
+    let steps = [
+        (16, 0, 8, 12),
+        (20, 0, 10, 12),
+        (24, 4, 8, 16),
+        (28, 4, 10, 20),
+        (16, 0, 8, 24),
+        (20, 0, 28, 12),
+        (8, 4, 10, 16),
+        (28, 0, 8, 28),
+    ];
+    let products = |between: &str| -> String {
+        let mma = SHAPES[0].name;
+        let one = |(d, a, b, c): (usize, usize, usize, usize)| {
+            let (d, a, b, c) = (list(d, 4), list(a, 4), list(b, 2), list(c, 4));
+            format!("mma.sync.aligned.{mma} {d}, {a}, {b}, {c};\n{between}")
+        };
+        steps.into_iter().map(one).collect()
+    };
+    let source = |between: &str| {
+        let loads: String =
+            (0..16).map(|i| format!("ld.global.b32 %r{i}, [%rd1+{}];\n", 4 * i)).collect();
+        let stores: String =
+            (8..32).map(|i| format!("st.global.b32 [%rd1+{}], %r{i};\n", 4 * i - 32)).collect();
+        format!(
+            ".version 8.7\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 p) {{\n\
+             .reg .b64 %rd<3>; .reg .b32 %r<40>;\n\
+             ld.param.u64 %rd0, [p]; mov.u32 %r38, %tid.x; mov.u32 %r39, %ctaid.x;\n\
+             shl.b32 %r39, %r39, 5; add.u32 %r38, %r38, %r39;\n\
+             mad.wide.u32 %rd1, %r38, 96, %rd0;\n{loads}{}{stores}ret;\n}}\n",
+            products(between)
+        )
+    };
+    let mut rng = Rng::new("runs");
+    let mut data = Vec::new();
+    for n in 0..64 {
+        for _ in 0..32 {
+            for i in 0..24 {
+                let x = rng.next() as u32;
+                // Operands of ordinary size; in some tiles one of them has subnormal elements.
+                let small = i < 12 && (n % 8 == 7 || (n % 4 == 1 && i / 4 == n as usize / 16));
+                let word = if small { x & 0x80ff_80ff } else { x & 0x83ff_83ff | 0x3c00_3c00 };
+                data.extend(word.to_le_bytes());
+            }
+        }
+    }
+    // A `bar.warp.sync` between the products keeps them apart.
+    let apart = source("bar.warp.sync -1;\n");
+    let together = source("");
+    let base = launch(&apart, (64, 32), &data, levels()[0], CopyMode::Strict).expect("runs");
+    for level in levels() {
+        for source in [&apart, &together] {
+            let got = launch(source, (64, 32), &data, level, CopyMode::Strict).expect("runs");
+            assert!(got == base, "{level:?}");
+        }
+    }
+}

@@ -17,6 +17,7 @@ use crate::lower::emit::{A, B, C, D, Emit, Mods, VOp};
 use crate::ptx::ast::Inst;
 use crate::ptx::types::ScalarType;
 
+#[inline(always)]
 fn float(bits: u32) -> f32 {
     f32::from_bits(bits)
 }

@@ -16,6 +16,7 @@ use crate::ptx::types::ScalarType;
 
 const SIGN: u64 = 1 << 63;
 
+#[inline(always)]
 fn float(bits: u64) -> f64 {
     f64::from_bits(bits)
 }

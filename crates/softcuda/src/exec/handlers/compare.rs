@@ -1,6 +1,6 @@
 //! `setp`, `set`, `selp` and `slct` of float types.
 
-use super::map::{MapTest, Select, Test};
+use super::map::{MapTest, Select, Test, choose};
 use super::modes::{FTZ, take_flag};
 use crate::exec::op::{Exec, Handler, Level, Op, Reg, Simd, mask, pick, put, put_mask};
 use crate::exec::simd::round::{bf16_widen, f16_widen, flush32};
@@ -138,8 +138,7 @@ impl Exec for FromMasks {
         let (low, high) = (p.imm as u32 & 0xffff, p.imm as u32 & 0xffff_0000);
         let mut d = [0; 32];
         for (lane, d) in d.iter_mut().enumerate() {
-            let low = if a >> lane & 1 == 1 { low } else { 0 };
-            *d = low | if b >> lane & 1 == 1 { high } else { 0 };
+            *d = choose(a, lane, low, 0) | choose(b, lane, high, 0);
         }
         // SAFETY: `d` is a register of the kernel.
         unsafe { put::<L>(r, p.d, m, &d) };

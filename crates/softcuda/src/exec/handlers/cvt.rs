@@ -246,6 +246,7 @@ impl<S: Int, T: Int> Unary for Resize<S, T> {
     }
 }
 
+#[inline(always)]
 fn float(bits: u32) -> f32 {
     f32::from_bits(bits)
 }
@@ -328,6 +329,7 @@ fn to_fp8(bits: u32, e5m2: bool, imm: u64) -> u32 {
 }
 
 /// e4m3 to f32 bits, exact.
+#[inline(always)]
 pub(crate) fn e4m3_widen(byte: u32) -> u32 {
     let magnitude = byte & 0x7f;
     let sign = (byte & 0x80) << 24;
@@ -339,6 +341,7 @@ pub(crate) fn e4m3_widen(byte: u32) -> u32 {
 }
 
 /// e5m2 to f32 bits, exact.
+#[inline(always)]
 pub(crate) fn e5m2_widen(byte: u32) -> u32 {
     f16_widen(byte << 8 & 0xffff)
 }

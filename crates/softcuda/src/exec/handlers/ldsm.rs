@@ -54,9 +54,9 @@ impl<const COUNT: usize, const TRANS: bool> Exec for LoadMatrix<COUNT, TRANS> {
             };
             let rows = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
             let rows = if TRANS { transpose(rows) } else { rows };
-            for (g, row) in rows.into_iter().enumerate() {
+            for (g, row) in rows.iter().enumerate() {
                 // SAFETY: a register holds eight aligned rows.
-                unsafe { _mm_store_si128(to.add(g), row) };
+                unsafe { _mm_store_si128(to.add(g), *row) };
             }
         }
         true
@@ -68,8 +68,10 @@ impl<const COUNT: usize, const TRANS: bool> Exec for LoadMatrix<COUNT, TRANS> {
 fn transpose(m: [__m128i; 8]) -> [__m128i; 8] {
     // SAFETY: every x86-64 has SSE2.
     unsafe {
-        let a = [0, 2, 4, 6].map(|i| _mm_unpacklo_epi16(m[i], m[i + 1]));
-        let b = [0, 2, 4, 6].map(|i| _mm_unpackhi_epi16(m[i], m[i + 1]));
+        let low = |i: usize| _mm_unpacklo_epi16(m[i], m[i + 1]);
+        let high = |i: usize| _mm_unpackhi_epi16(m[i], m[i + 1]);
+        let a = [low(0), low(2), low(4), low(6)];
+        let b = [high(0), high(2), high(4), high(6)];
         let pairs = |x: [__m128i; 4]| {
             [
                 _mm_unpacklo_epi32(x[0], x[1]),

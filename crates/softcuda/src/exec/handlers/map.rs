@@ -8,6 +8,9 @@ use crate::exec::warp::Warp;
 
 /// What a lane holds: one register or two.
 pub(crate) trait Word: Copy + Default {
+    /// Registers.
+    const WIDTH: u16;
+
     /// Lane `lane` of register `i`.
     ///
     /// # Safety
@@ -22,6 +25,8 @@ pub(crate) trait Word: Copy + Default {
 }
 
 impl Word for u32 {
+    const WIDTH: u16 = 1;
+
     #[inline(always)]
     unsafe fn get(r: *mut Reg, i: u16, lane: usize) -> u32 {
         // SAFETY: the caller's promise.
@@ -36,6 +41,8 @@ impl Word for u32 {
 }
 
 impl Word for u64 {
+    const WIDTH: u16 = 2;
+
     #[inline(always)]
     unsafe fn get(r: *mut Reg, i: u16, lane: usize) -> u64 {
         // SAFETY: the caller's promise.
@@ -158,22 +165,32 @@ impl<F: Test> Exec for MapTest<F> {
     }
 }
 
+/// `yes` where bit `lane` of `choice` is set, else `no`; in a form that vectorises.
+#[inline(always)]
+pub(crate) fn choose(choice: u32, lane: usize, yes: u32, no: u32) -> u32 {
+    no ^ (no ^ yes) & 0u32.wrapping_sub(choice >> lane & 1)
+}
+
 /// `d = a ? b : c` by mask `a`, in values of one or two registers.
 pub(crate) struct Select<W>(PhantomData<W>);
 
 impl<W: Word> Exec for Select<W> {
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
-        // SAFETY: `a` is a mask of the kernel.
-        let choice = unsafe { mask(r, p.a) };
-        let mut d = [W::default(); 32];
-        for (lane, d) in d.iter_mut().enumerate() {
-            // SAFETY: `b` and `c` are registers of the kernel.
-            let (yes, no) = unsafe { (W::get(r, p.b, lane), W::get(r, p.c, lane)) };
-            *d = if choice >> lane & 1 == 1 { yes } else { no };
+        let mut d = [[0; 32]; 2];
+        // SAFETY: `a` is a mask; `b`, `c` and `d` are registers of the kernel, pairs if wide.
+        unsafe {
+            let choice = mask(r, p.a);
+            for part in 0..W::WIDTH {
+                let (yes, no) = (reg(r, p.b + part), reg(r, p.c + part));
+                for lane in 0..32 {
+                    d[usize::from(part)][lane] = choose(choice, lane, yes[lane], no[lane]);
+                }
+            }
+            for part in 0..W::WIDTH {
+                put::<L>(r, p.d + part, m, &d[usize::from(part)]);
+            }
         }
-        // SAFETY: `d` is a register of the kernel.
-        unsafe { W::set::<L>(r, p.d, m, &d) };
         true
     }
 }

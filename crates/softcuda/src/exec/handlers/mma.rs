@@ -27,9 +27,9 @@ unsafe fn fragments(r: *mut Reg, p: &Op) -> Fragments {
     // SAFETY: the indices are registers of the kernel.
     let at = |i: u16| unsafe { r.add(i as usize) };
     Fragments {
-        a: [at(p.x[4]), at(p.x[5]), at(p.x[6]), at(p.x[7])].map(<*mut Reg>::cast_const),
-        b: [at(p.b), at(p.c)].map(<*mut Reg>::cast_const),
-        c: [at(p.y(0)), at(p.y(1)), at(p.y(2)), at(p.y(3))].map(<*mut Reg>::cast_const),
+        a: [at(p.x[4]), at(p.x[5]), at(p.x[6]), at(p.x[7])],
+        b: [at(p.b), at(p.c)],
+        c: [at(p.y(0)), at(p.y(1)), at(p.y(2)), at(p.y(3))],
         d: [at(p.x[0]), at(p.x[1]), at(p.x[2]), at(p.x[3])],
     }
 }
@@ -98,8 +98,8 @@ impl<const KIND: u8, const KR: usize> Exec for MmaF16<KIND, KR> {
         let d = f.d;
         let base = sums.as_mut_ptr();
         // SAFETY: `sums` has four registers.
-        f.d = [0, 1, 2, 3].map(|q| unsafe { base.add(q) });
-        f.c = f.d.map(<*mut Reg>::cast_const);
+        f.d = unsafe { [base, base.add(1), base.add(2), base.add(3)] };
+        f.c = [f.d[0], f.d[1], f.d[2], f.d[3]];
         // SAFETY: A and B are registers of the kernel, C and D those of `sums`.
         unsafe { multiply::<L, KIND, KR>(&f) };
         for q in 0..2 {
@@ -129,7 +129,8 @@ impl<const KR: usize> Exec for MmaInt<KR> {
     }
 }
 
-/// bf16 by `vdpbf16ps` where it gives the same bits.
+/// bf16 by `vdpbf16ps` where it gives the same bits: all ops of a run of such ops, whose `jmp` says
+/// what to test ([`plan_runs`]).
 ///
 /// # Safety
 /// The arguments are those of a handler of an `mma` op; the processor has AVX-512-BF16.
@@ -142,34 +143,106 @@ unsafe extern "C" fn mma_dot<const KR: usize>(
     w: &mut Warp,
     m: u32,
 ) -> *const Op {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if m != !0 {
-            gather(w, &*p, m);
-            return p;
+    let mut p = p;
+    if m != !0 {
+        // SAFETY: the caller's promise.
+        gather(w, unsafe { &*p }, m);
+        return p;
+    }
+    let (mut clean_a, mut clean_b) = (false, 0u32);
+    loop {
+        // SAFETY: the ops of a run stand one after the other.
+        let op = unsafe { &*p };
+        let plan = op.jmp as u32;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let f = fragments(r, op);
+            if plan & NEW_A != 0 {
+                let [a0, a1, a2, a3] = f.a;
+                clean_a = if KR == 2 {
+                    avx512::is_clean([a0, a1, a2, a3])
+                } else {
+                    avx512::is_clean([a0, a1])
+                };
+            }
+            let b_bit = 1 << (plan >> PLACE_B & 31);
+            if plan & NEW_B != 0 {
+                let clean = if KR == 2 {
+                    avx512::is_clean([f.b[0], f.b[1]])
+                } else {
+                    avx512::is_clean([f.b[0]])
+                };
+                clean_b = if clean { clean_b | b_bit } else { clean_b & !b_bit };
+            }
+            if clean_a && clean_b & b_bit != 0 {
+                avx512::mma_dot::<KR>(&f);
+            } else {
+                avx512::mma::<BF16, KR>(&f);
+            }
+            if plan & MORE == 0 {
+                return next(r, p, w, m);
+            }
+            p = p.add(1);
         }
-        multiply_dot::<KR>(&fragments(r, &*p));
-        next(r, p, w, m)
     }
 }
 
-/// # Safety
-/// The fragments are live registers; the processor has AVX-512-BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-#[inline]
-unsafe fn multiply_dot<const KR: usize>(f: &Fragments) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let [a0, a1, a2, a3] = f.a;
-        let clean = if KR == 2 {
-            avx512::is_clean([a0, a1, a2, a3, f.b[0], f.b[1]])
-        } else {
-            avx512::is_clean([a0, a1, f.b[0]])
-        };
-        if clean && avx512::are_clean_sums(f.c) {
-            avx512::mma_dot::<KR>(f);
-        } else {
-            avx512::mma::<BF16, KR>(f);
+/// A is not that of the op before in the run.
+const NEW_A: u32 = 1;
+/// B has not been tested in the run.
+const NEW_B: u32 = 2;
+/// The run goes on with the next op.
+const MORE: u32 = 4;
+/// Where the number of B among those of the run lies.
+const PLACE_B: u32 = 8;
+
+/// Finds the runs of `mma` ops that one handler call does together, and notes in each op which of
+/// its operands need a test: those not tested before in the run, or overwritten since.
+pub(crate) fn plan_runs(ops: &mut [Op]) {
+    let handlers = [mma_dot::<1> as Handler as usize, mma_dot::<2> as Handler as usize];
+    let is_dot = |op: &Op| handlers.contains(&(op.handler as usize));
+    let mut at = 0;
+    while at < ops.len() {
+        let same = |op: &&Op| op.handler as usize == ops[at].handler as usize;
+        let length = if is_dot(&ops[at]) { ops[at..].iter().take_while(same).count() } else { 0 };
+        plan_run(&mut ops[at..at + length]);
+        at += length.max(1);
+    }
+}
+
+fn plan_run(run: &mut [Op]) {
+    let last = run.len().saturating_sub(1);
+    let mut tested_a: Option<[u16; 4]> = None;
+    let mut tested_b: Vec<Option<[u16; 2]>> = Vec::new();
+    for (i, op) in run.iter_mut().enumerate() {
+        let a = [op.x[4], op.x[5], op.x[6], op.x[7]];
+        let b = [op.b, op.c];
+        let mut plan = if i < last { MORE } else { 0 };
+        if tested_a != Some(a) {
+            plan |= NEW_A;
+            tested_a = Some(a);
+        }
+        let place = tested_b.iter().position(|t| *t == Some(b)).unwrap_or_else(|| {
+            plan |= NEW_B;
+            let free = tested_b.iter().position(Option::is_none);
+            // More operands than bits: the last place is tested each time.
+            let place = free.unwrap_or(tested_b.len()).min(31);
+            if place == tested_b.len() {
+                tested_b.push(None);
+            }
+            tested_b[place] = Some(b);
+            place
+        });
+        op.jmp = (plan | (place as u32) << PLACE_B) as i32;
+        let written = &op.x[..4];
+        let overwritten = |registers: &[u16]| registers.iter().any(|r| written.contains(r));
+        if tested_a.is_some_and(|a| overwritten(&a)) {
+            tested_a = None;
+        }
+        for tested in &mut tested_b {
+            if tested.is_some_and(|b| overwritten(&b)) {
+                *tested = None;
+            }
         }
     }
 }
@@ -185,7 +258,7 @@ fn dot_is_exact() -> bool {
     })
 }
 
-/// Compares [`multiply_dot`] with the f32 form on 4,096 vectors whose magnitudes lie at the edges
+/// Compares `vdpbf16ps` with the f32 form on 4,096 vectors whose magnitudes lie at the edges
 /// of what it takes, with zeros, cancellation, infinities and NaN among them.
 ///
 /// # Safety
@@ -231,7 +304,11 @@ unsafe fn self_test() -> bool {
         };
         // SAFETY: the fragments lie in `registers`; the caller has the features.
         unsafe {
-            avx512::mma_dot::<2>(&tile(10));
+            let f = tile(10);
+            if !avx512::is_clean(f.a) || !avx512::is_clean(f.b) {
+                return false;
+            }
+            avx512::mma_dot::<2>(&f);
             avx512::mma::<BF16, 2>(&tile(14));
         }
         if (0..4).any(|i| registers[10 + i].0 != registers[14 + i].0) {

@@ -1,6 +1,8 @@
 //! AVX2 with FMA and F16C.
 //!
-//! A warp register is four vectors of eight lanes, two rows of an `mma` fragment each.
+//! A warp register is four vectors of eight lanes, two rows of an `mma` fragment each. Loops run
+//! over indices: see `super::avx512`.
+#![expect(clippy::needless_range_loop, reason = "see above")]
 
 use std::arch::x86_64::{
     __m256, __m256i, _CMP_UNORD_Q, _mm_set_epi32, _mm256_and_si256, _mm256_blendv_ps,
@@ -122,17 +124,18 @@ pub(crate) unsafe fn mma<const KIND: u8, const KR: usize>(f: &Fragments) {
     let b = unsafe { columns::<KIND, KR>(f.b) };
     // A destination may be a register of A or C: nothing is stored before the last load.
     let mut tiles = [[_mm256_setzero_ps(); 8]; 2];
-    for (r, tile) in tiles.iter_mut().enumerate() {
-        for (i, vector) in tile.iter_mut().enumerate() {
+    for r in 0..2 {
+        let tile = &mut tiles[r];
+        for i in 0..8 {
             let register = f.c[2 * r + i / 4].cast::<f32>();
             // SAFETY: a register is four aligned vectors.
-            *vector = unsafe { _mm256_load_ps(register.add(8 * (i % 4))) };
+            tile[i] = unsafe { _mm256_load_ps(register.add(8 * (i % 4))) };
         }
         for kr in 0..KR {
             let mut a = [_mm256_castps_si256(_mm256_setzero_ps()); 4];
-            for (h, vector) in a.iter_mut().enumerate() {
+            for h in 0..4 {
                 // SAFETY: a register is four aligned vectors.
-                *vector = unsafe { _mm256_load_si256(f.a[2 * kr + r].cast::<__m256i>().add(h)) };
+                a[h] = unsafe { _mm256_load_si256(f.a[2 * kr + r].cast::<__m256i>().add(h)) };
             }
             step::<KIND, 0x00>(tile, a, &b[4 * kr]);
             step::<KIND, 0x55>(tile, a, &b[4 * kr + 1]);
@@ -141,8 +144,9 @@ pub(crate) unsafe fn mma<const KIND: u8, const KR: usize>(f: &Fragments) {
         }
     }
     let nan = _mm256_castsi256_ps(_mm256_set1_epi32(NAN32 as i32));
-    for (r, tile) in tiles.into_iter().enumerate() {
-        for (i, value) in tile.into_iter().enumerate() {
+    for r in 0..2 {
+        for i in 0..8 {
+            let value = tiles[r][i];
             let unordered = _mm256_cmp_ps::<_CMP_UNORD_Q>(value, value);
             let value = _mm256_blendv_ps(value, nan, unordered);
             let register = f.d[2 * r + i / 4].cast::<f32>();

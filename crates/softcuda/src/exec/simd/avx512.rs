@@ -4,15 +4,22 @@
 //! the four lanes of a 128-bit group hold one row of A, so an element of A reaches its row by a
 //! shuffle inside groups. Columns of B are gathered over the whole register by one permutation of
 //! two vectors, and serve all rows.
+//!
+//! Loops run over indices: an iterator that owns an array is a call where the crate is compiled in
+//! parts.
+#![expect(clippy::needless_range_loop, reason = "see above")]
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _CMP_UNORD_Q, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16,
-    _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512,
-    _mm512_loadu_si512, _mm512_mask_blend_ps, _mm512_min_epu16, _mm512_min_epu32,
-    _mm512_movepi32_mask, _mm512_permutex2var_epi32, _mm512_reduce_min_epu32, _mm512_set1_epi16,
-    _mm512_set1_epi32, _mm512_set4_epi32, _mm512_setzero_ps, _mm512_shuffle_epi32,
-    _mm512_slli_epi32, _mm512_srli_epi32, _mm512_store_ps,
+    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cmplt_epu16_mask,
+    _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16, _mm512_cvtph_ps, _mm512_dpbf16_ps,
+    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_si512, _mm512_mask_blend_ps,
+    _mm512_min_epu16, _mm512_min_epu32, _mm512_movepi32_mask, _mm512_or_si512,
+    _mm512_permutex_epi64, _mm512_permutex2var_epi32, _mm512_permutexvar_epi64, _mm512_set1_epi16,
+    _mm512_set1_epi32, _mm512_set4_epi32, _mm512_set4_epi64, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_shuffle_epi32, _mm512_slli_epi32, _mm512_srli_epi32,
+    _mm512_store_ps, _mm512_storeu_si512, _mm512_sub_epi64, _mm512_test_epi32_mask,
+    _mm512_xor_si512,
 };
 
 use super::mma::{BF16, F16, Fragments, TF32};
@@ -85,9 +92,9 @@ type Tile = [__m512; 8];
 #[inline]
 unsafe fn load_tile(c: [*const Reg; 4]) -> Tile {
     let mut tile = [_mm512_setzero_ps(); 8];
-    for (i, vector) in tile.iter_mut().enumerate() {
+    for i in 0..8 {
         // SAFETY: a register is two aligned vectors.
-        *vector = unsafe { _mm512_load_ps(c[i / 2].cast::<f32>().add(16 * (i % 2))) };
+        tile[i] = unsafe { _mm512_load_ps(c[i / 2].cast::<f32>().add(16 * (i % 2))) };
     }
     tile
 }
@@ -100,7 +107,8 @@ unsafe fn load_tile(c: [*const Reg; 4]) -> Tile {
 #[inline]
 unsafe fn store_tile(d: [*mut Reg; 4], tile: Tile) {
     let nan = _mm512_castsi512_ps(_mm512_set1_epi32(NAN32 as i32));
-    for (i, value) in tile.into_iter().enumerate() {
+    for i in 0..8 {
+        let value = tile[i];
         let unordered = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
         let value = _mm512_mask_blend_ps(unordered, value, nan);
         // SAFETY: a register is two aligned vectors.
@@ -183,7 +191,8 @@ fn halves(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// `mma` of bf16 by `vdpbf16ps`, without the tests of [`is_clean`] and [`are_clean_sums`].
+/// `mma` of bf16 by `vdpbf16ps` if C allows it, else by fused multiply-adds. A and B must be clean
+/// ([`is_clean`]). C allows it if every lane is zero or at least 2^-103 in magnitude.
 ///
 /// # Safety
 /// The fragments are live registers; the processor has AVX-512-BF16.
@@ -192,6 +201,18 @@ fn halves(words: __m512i) -> __m512bh {
 pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments) {
     // SAFETY: the caller's promise.
     let mut tile = unsafe { load_tile(f.c) };
+    // Twice the bits drop the sign; less one, a zero becomes the largest number.
+    let minus_one = _mm512_set1_epi32(-1);
+    let mut least = minus_one;
+    for i in 0..8 {
+        let bits = _mm512_castps_si512(tile[i]);
+        let magnitude = _mm512_add_epi32(bits, _mm512_add_epi32(bits, minus_one));
+        least = _mm512_min_epu32(least, magnitude);
+    }
+    if _mm512_cmplt_epu32_mask(least, _mm512_set1_epi32((24 << 24) - 1)) != 0 {
+        // SAFETY: the caller's promise.
+        return unsafe { mma::<BF16, KR>(f) };
+    }
     for kr in 0..KR {
         // SAFETY: the caller's promise.
         let (a, b) = unsafe { ([load(f.a[2 * kr]), load(f.a[2 * kr + 1])], load(f.b[kr])) };
@@ -211,36 +232,64 @@ pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments) {
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 pub(crate) unsafe fn is_clean<const N: usize>(registers: [*const Reg; N]) -> bool {
-    // Twice the bits drop the sign; less one, a zero becomes the largest number.
     let minus_one = _mm512_set1_epi16(-1);
     let mut least = minus_one;
-    for register in registers {
+    for i in 0..N {
         // SAFETY: the caller's promise.
-        for words in unsafe { load(register) } {
-            let magnitude = _mm512_add_epi16(words, _mm512_add_epi16(words, minus_one));
+        let words = unsafe { load(registers[i]) };
+        for h in 0..2 {
+            let magnitude = _mm512_add_epi16(words[h], _mm512_add_epi16(words[h], minus_one));
             least = _mm512_min_epu16(least, magnitude);
         }
     }
-    // Each 32-bit lane holds two: the least of the upper halves, then of the lower ones.
-    let upper = _mm512_srli_epi32::<16>(least);
-    let lower = _mm512_and_si512(least, _mm512_set1_epi32(0xffff));
-    _mm512_reduce_min_epu32(_mm512_min_epu32(upper, lower)) >= (71 << 8) - 1
+    _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16((71 << 8) - 1)) == 0
 }
 
-/// Whether every f32 lane of the registers is zero or at least 2^-103 in magnitude.
+/// For `cpasync`: whether in each four lanes the 32-bit values differ from the first by
+/// exclusive-or of 16, 32 and 48, and the 64-bit ones by addition.
 ///
 /// # Safety
-/// The registers are live; the processor has AVX-512 F.
+/// The processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(crate) unsafe fn are_clean_sums(registers: [*const Reg; 4]) -> bool {
-    let minus_one = _mm512_set1_epi32(-1);
-    let mut least = minus_one;
-    // SAFETY: the caller's promise.
-    for value in unsafe { load_tile(registers) } {
-        let bits = _mm512_castps_si512(value);
-        let magnitude = _mm512_add_epi32(bits, _mm512_add_epi32(bits, minus_one));
-        least = _mm512_min_epu32(least, magnitude);
+pub(crate) unsafe fn in_fours(to: &[u32; 32], from: &[u64; 32]) -> bool {
+    let steps = _mm512_set4_epi32(48, 32, 16, 0);
+    let wide_steps = _mm512_set4_epi64(48, 32, 16, 0);
+    let mut different = _mm512_setzero_si512();
+    for i in 0..2 {
+        // SAFETY: 16 lanes follow lane `16·i`.
+        let values = unsafe { _mm512_loadu_si512(to.as_ptr().add(16 * i).cast()) };
+        let first = _mm512_shuffle_epi32::<0>(values);
+        let difference = _mm512_xor_si512(_mm512_xor_si512(values, first), steps);
+        different = _mm512_or_si512(different, difference);
     }
-    _mm512_reduce_min_epu32(least) >= (24 << 24) - 1
+    for i in 0..4 {
+        // SAFETY: 8 lanes follow lane `8·i`.
+        let values = unsafe { _mm512_loadu_si512(from.as_ptr().add(8 * i).cast()) };
+        let first = _mm512_permutex_epi64::<0>(values);
+        let difference = _mm512_xor_si512(_mm512_sub_epi64(values, first), wide_steps);
+        different = _mm512_or_si512(different, difference);
+    }
+    _mm512_test_epi32_mask(different, different) == 0
+}
+
+/// For `cpasync`: copies 64 bytes; those of 16-byte part `i` go to part `i ^ order`.
+///
+/// # Safety
+/// Both pointers lead to 64 bytes; the processor has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) unsafe fn copy_ordered(to: *mut u8, from: *const u8, order: usize) {
+    static ORDERS: [[u64; 8]; 4] = [
+        [0, 1, 2, 3, 4, 5, 6, 7],
+        [2, 3, 0, 1, 6, 7, 4, 5],
+        [4, 5, 6, 7, 0, 1, 2, 3],
+        [6, 7, 4, 5, 2, 3, 0, 1],
+    ];
+    // SAFETY: the caller's promise; an order has 64 bytes.
+    unsafe {
+        let places = _mm512_loadu_si512(ORDERS[order & 3].as_ptr().cast());
+        let parts = _mm512_permutexvar_epi64(places, _mm512_loadu_si512(from.cast()));
+        _mm512_storeu_si512(to.cast(), parts);
+    }
 }

@@ -95,14 +95,14 @@ pub(crate) unsafe fn by_rows<L: Simd, const KIND: u8, const KR: usize>(f: &Fragm
                 *sum = fma32::<L>(a[k], *b, *sum);
             }
         }
-        for (column, sum) in sums.into_iter().enumerate() {
+        for (column, sum) in sums.iter().enumerate() {
             let (q, lane) = place(column);
-            result[q][lane] = canon32(sum);
+            result[q][lane] = canon32(*sum);
         }
     }
-    for (d, value) in f.d.into_iter().zip(result) {
+    for (d, value) in f.d.iter().zip(&result) {
         // SAFETY: the caller's promise.
-        unsafe { (*d).0 = value };
+        unsafe { (**d).0 = *value };
     }
 }
 
@@ -139,8 +139,8 @@ pub(crate) unsafe fn integers<const KR: usize>(
             *result = if clamp { c.saturating_add(sum) } else { c.wrapping_add(sum) } as u32;
         }
     }
-    for (d, value) in f.d.into_iter().zip(result) {
+    for (d, value) in f.d.iter().zip(&result) {
         // SAFETY: the caller's promise.
-        unsafe { (*d).0 = value };
+        unsafe { (**d).0 = *value };
     }
 }
