@@ -59,10 +59,10 @@ struct Common {
     /// Print one JSON document on standard output
     #[arg(long, global = true)]
     json: bool,
-    /// When to colour
+    /// When to colour: auto is on a terminal
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: When,
-    /// When to show progress on standard error
+    /// When to show progress on standard error: auto is on a terminal
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     progress: When,
     /// Say nothing but the result and errors
@@ -73,7 +73,6 @@ struct Common {
 /// When to do something that only people want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
-    /// If the stream is a terminal
     Auto,
     Always,
     Never,

@@ -106,7 +106,7 @@ pub(super) fn locate(choice: DeviceChoice) -> Result<Located, DeviceError> {
 pub(super) fn software_fault() -> Option<String> {
     let chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
     let software = chosen.as_ref().is_some_and(|located| located.software);
-    software.then(String::new).filter(|text| !text.is_empty())
+    software.then(softcuda::last_fault).flatten().map(|fault| fault.to_string())
 }
 
 fn confirm(located: &Located, choice: DeviceChoice) -> Result<Located, DeviceError> {

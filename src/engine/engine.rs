@@ -8,8 +8,8 @@ use std::{
 use super::{
     Clock, EngineError, Generation, MemoryLimit, MemoryPlan, Request, Timings, Usage,
     generation::MediaUse,
-    plan::{MAX_BATCH, Wishes},
-    step::{Core, Submission},
+    plan::{MAX_BATCH, PREFILL_CHUNK, Wishes},
+    step::{Core, Stats, Submission},
 };
 use crate::{
     device::{Device, DeviceChoice},
@@ -37,6 +37,7 @@ pub struct EngineBuilder {
     memory: MemoryLimit,
     max_model_len: Option<Tokens>,
     max_batch: usize,
+    prefill_chunk: usize,
     resizer: Option<Resizer>,
     min_pixels: Option<u64>,
     max_pixels: Option<u64>,
@@ -90,6 +91,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Rows of prompts in one step; without it 2,048. Shows in no result.
+    #[must_use]
+    pub fn prefill_chunk(mut self, tokens: usize) -> Self {
+        self.prefill_chunk = tokens;
+        self
+    }
+
     /// How pictures are resized; without it as torchvision does.
     #[must_use]
     pub fn resizer(mut self, resizer: Resizer) -> Self {
@@ -123,6 +131,7 @@ impl EngineBuilder {
         let wishes = Wishes {
             max_model_len: self.max_model_len,
             max_batch: self.max_batch,
+            prefill_chunk: self.prefill_chunk,
             memory: self.memory,
             free: device.memory()?.free,
             max_pixels: processor.preprocessor().budget().max,
@@ -164,6 +173,7 @@ impl Engine {
             memory: MemoryLimit::default(),
             max_model_len: None,
             max_batch: MAX_BATCH,
+            prefill_chunk: PREFILL_CHUNK,
             resizer: None,
             min_pixels: None,
             max_pixels: None,
@@ -205,6 +215,11 @@ impl Engine {
     /// Device memory by purpose.
     pub fn plan(&self) -> &MemoryPlan {
         &self.shared.plan
+    }
+
+    /// What the engine holds at this moment.
+    pub fn stats(&self) -> Stats {
+        self.shared.core.lock().unwrap_or_else(PoisonError::into_inner).stats()
     }
 
     /// The checkpoint's processor.

@@ -24,6 +24,7 @@ pub use plan::{MemoryLimit, MemoryPlan};
 pub use request::Request;
 pub use sampling::Sampling;
 pub use sequence::FinishReason;
+pub use step::Stats;
 pub use timing::{Clock, Timings};
 
 pub use crate::model::{checkpoint, generation_config, weights};

@@ -42,6 +42,7 @@ impl Default for MemoryLimit {
 pub(crate) struct Wishes {
     pub(crate) max_model_len: Option<Tokens>,
     pub(crate) max_batch: usize,
+    pub(crate) prefill_chunk: usize,
     pub(crate) memory: MemoryLimit,
     /// Free device memory.
     pub(crate) free: Bytes,
@@ -73,6 +74,7 @@ impl MemoryPlan {
         let length = "1 to max_position_embeddings of the checkpoint";
         check("max_model_len", asked, 1..=config.text.max_position_embeddings, length)?;
         check("max_batch", wishes.max_batch, 1..=256, "1 to 256")?;
+        check("prefill_chunk", wishes.prefill_chunk, 1..=MAX_MODEL_LEN, "1 to 32768")?;
         let mut length = asked;
         loop {
             match Self::with_length(config, &wishes, length, budget) {
@@ -115,7 +117,7 @@ impl MemoryPlan {
         let wanted = sequence_pages.saturating_mul(wishes.max_batch);
         let pages = sequence_pages.saturating_add(more).min(wanted);
         let workspace = WorkspacePlan::new(config, StepLimits { pages, ..limits })?;
-        let prefill_chunk = PREFILL_CHUNK.min(length);
+        let prefill_chunk = wishes.prefill_chunk.min(length);
         Ok(Self { workspace, weights, rope, budget, prefill_chunk })
     }
 
@@ -174,7 +176,7 @@ fn step_limits(config: &ModelConfig, wishes: &Wishes, length: usize) -> StepLimi
     let frames = config.vision.temporal_patch_size;
     StepLimits {
         patch_rows,
-        token_rows: PREFILL_CHUNK.min(length) + wishes.max_batch,
+        token_rows: wishes.prefill_chunk.min(length) + wishes.max_batch,
         sequences: wishes.max_batch,
         sequence_tokens: length,
         image_rows: length,

@@ -27,7 +27,7 @@ use crate::{
         attn_decode, attn_prefill,
         sample::{Sample, SampleResult, SampleSettings},
     },
-    units::{SequenceId, TokenId, Tokens},
+    units::{Pages, SequenceId, TokenId, Tokens},
 };
 
 /// A request that the caller has checked and prepared.
@@ -55,6 +55,19 @@ pub(crate) struct Outcome {
     /// Time of the steps since the last outcome: vision tower, decoder.
     pub(crate) vision: Duration,
     pub(crate) decoder: Duration,
+}
+
+/// What an engine holds at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences that take part in steps.
+    pub running: usize,
+    /// Sequences that wait for pages or a place.
+    pub waiting: usize,
+    /// Pages of the key/value pool that nobody holds.
+    pub free_pages: Pages,
+    /// Pages of the key/value pool.
+    pub total_pages: Pages,
 }
 
 /// Everything that one device runs, without a thread of its own.
@@ -108,12 +121,15 @@ impl Core {
         })
     }
 
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
-    pub(crate) fn plan(&self) -> &MemoryPlan {
-        &self.plan
+    pub(crate) fn stats(&self) -> Stats {
+        let all = self.sequences.values();
+        let waiting = all.filter(|sequence| sequence.phase == Phase::Waiting).count();
+        Stats {
+            running: self.sequences.len() - waiting,
+            waiting,
+            free_pages: self.pool.free(),
+            total_pages: self.pool.total(),
+        }
     }
 
     /// Queues a sequence; its tokens come by [`Core::take`].
