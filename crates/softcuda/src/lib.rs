@@ -16,7 +16,7 @@ pub use config::{Config, ConfigError, Log, ReportSink, Schedule};
 pub use exec::grid::cancel;
 pub use fault::Fault;
 pub use install::{Attempt, InstallError, Installed, Method, install};
-pub use report::{LaunchRecord, last_fault, launches, scheduled};
+pub use report::{LaunchRecord, last_fault, last_report, launches, scheduled};
 
 /// The examples of the README compile and run as tests.
 #[cfg(doctest)]

@@ -12,6 +12,7 @@ use crate::config::{ReportSink, Schedule};
 use crate::fault::{Fault, LoadError};
 
 static LAST_FAULT: Mutex<Option<Fault>> = Mutex::new(None);
+static LAST_REPORT: Mutex<Option<String>> = Mutex::new(None);
 
 /// The last fault of a kernel in this process.
 #[must_use]
@@ -19,56 +20,50 @@ pub fn last_fault() -> Option<Fault> {
     LAST_FAULT.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
+/// The text of the last report of this process: of a fault, or of a module or function that cannot be loaded.
+#[must_use]
+pub fn last_report() -> Option<String> {
+    LAST_REPORT.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// Keeps a fault for [`last_fault`] and reports it.
 pub(crate) fn fault(sink: &ReportSink, number: u64, fault: Fault) {
-    emit(
-        sink,
-        || format!("{fault}\n  launch {number}"),
-        || {
-            let Fault {
-                code, kernel, ptx_line, ptx_text, block, grid, warp, lanes, thread, ..
-            } = &fault;
-            let source = fault.loc.as_ref().map(ToString::to_string);
-            json!({
-                "event": "fault", "code": code, "kind": format!("{:?}", fault.kind), "kernel": kernel,
-                "source": source, "ptx_line": ptx_line, "ptx_text": ptx_text, "block": block, "grid": grid,
-                "warp": warp, "lanes": lanes, "thread": thread, "detail": fault.detail, "launch": number,
-            })
-        },
-    );
+    emit(sink, format!("{fault}\n  launch {number}"), || {
+        let Fault { code, kernel, ptx_line, ptx_text, block, grid, warp, lanes, thread, .. } =
+            &fault;
+        let source = fault.loc.as_ref().map(ToString::to_string);
+        json!({
+            "event": "fault", "code": code, "kind": format!("{:?}", fault.kind), "kernel": kernel,
+            "source": source, "ptx_line": ptx_line, "ptx_text": ptx_text, "block": block, "grid": grid,
+            "warp": warp, "lanes": lanes, "thread": thread, "detail": fault.detail, "launch": number,
+        })
+    });
     *LAST_FAULT.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
 }
 
 /// Reports a module or function that cannot be loaded.
 pub(crate) fn load_error(sink: &ReportSink, error: &LoadError) {
-    emit(
-        sink,
-        || error.to_string(),
-        || {
-            let LoadError { code, function, line, message } = error;
-            json!({
-                "event": "load_error", "code": code, "function": function, "line": line, "message": message,
-            })
-        },
-    );
+    emit(sink, error.to_string(), || {
+        let LoadError { code, function, line, message } = error;
+        json!({
+            "event": "load_error", "code": code, "function": function, "line": line, "message": message,
+        })
+    });
 }
 
-fn emit(
-    sink: &ReportSink,
-    text: impl FnOnce() -> String,
-    json: impl FnOnce() -> serde_json::Value,
-) {
+fn emit(sink: &ReportSink, text: String, json: impl FnOnce() -> serde_json::Value) {
     match sink {
         ReportSink::None => {}
-        ReportSink::Stderr => eprintln!("{}", text()),
+        ReportSink::Stderr => eprintln!("{text}"),
         ReportSink::Json(path) => {
             let line = format!("{}\n", json());
             let file = OpenOptions::new().append(true).create(true).open(path);
             if let Err(error) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
-                eprintln!("softcuda: {}: {error}\n{}", path.display(), text());
+                eprintln!("softcuda: {}: {error}\n{text}", path.display());
             }
         }
     }
+    *LAST_REPORT.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
 }
 
 /// A launch that was queued.

@@ -23,3 +23,5 @@ mod memory;
 mod module;
 #[path = "driver/stream.rs"]
 mod stream;
+#[path = "driver/stress.rs"]
+mod stress;

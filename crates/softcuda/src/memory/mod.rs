@@ -213,13 +213,10 @@ impl Memory {
             Some(region) if address >= region.start => {
                 let inside = address - region.start;
                 if inside < region.bytes {
-                    format!("byte {inside} of {} bytes of pinned host memory", region.bytes)
+                    format!("byte {inside} of {} of pinned host memory", bytes(region.bytes))
                 } else {
-                    let past = inside - region.bytes + 1;
-                    format!(
-                        "not device memory: {past} bytes past {} bytes of pinned host memory",
-                        region.bytes
-                    )
+                    let (past, size) = (bytes(inside - region.bytes + 1), bytes(region.bytes));
+                    format!("not device memory: {past} past {size} of pinned host memory")
                 }
             }
             _ => "not device memory: a host address".to_owned(),
@@ -232,20 +229,25 @@ impl Memory {
             return "no allocation is near".to_owned();
         };
         let place = if offset < allocation.start {
-            format!("{} bytes before", distance(allocation, offset))
+            format!("{} before", bytes(distance(allocation, offset)))
         } else if offset < allocation.end() {
             format!("byte {} of", offset - allocation.start)
         } else {
-            format!("{} bytes past", distance(allocation, offset))
+            format!("{} past", bytes(distance(allocation, offset)))
         };
         let state = if live { "" } else { "freed " };
-        let Allocation { number, bytes, origin, .. } = allocation;
-        format!("{place} {state}allocation #{number} ({bytes} bytes, from {origin})")
+        let Allocation { number, bytes: size, origin, .. } = allocation;
+        format!("{place} {state}allocation #{number} ({}, from {origin})", bytes(*size))
     }
 
     fn allocator(&self) -> MutexGuard<'_, Allocator> {
         self.allocator.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `1 byte`, `2 bytes`.
+fn bytes(count: u64) -> String {
+    if count == 1 { "1 byte".to_owned() } else { format!("{count} bytes") }
 }
 
 #[cfg(test)]

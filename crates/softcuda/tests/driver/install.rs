@@ -61,3 +61,14 @@ fn decoy_is_found_where_nothing_is_installed() {
     }
     assert_eq!(version(), 1);
 }
+
+#[test]
+fn installing_again_changes_nothing() {
+    crate::support::install();
+    let other = softcuda::Config { memory: Some(1 << 20), ..softcuda::Config::default() };
+    let installed = softcuda::install(&other).unwrap();
+    assert_eq!(installed.method, softcuda::Method::Memory);
+    let mut total = 0;
+    assert_eq!(unsafe { sys::cuDeviceTotalMem_v2(&raw mut total, 0) } as u32, 0);
+    assert_ne!(total, 1 << 20);
+}

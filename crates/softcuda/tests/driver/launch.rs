@@ -205,8 +205,10 @@ fn faults_are_reported_and_stay() {
     assert!(
         matches!(fault.kind, FaultKind::IllegalAddress { addr, size: 4, .. } if addr == address + 100)
     );
-    assert!(fault.detail.contains("1 bytes past allocation"), "{}", fault.detail);
+    assert!(fault.detail.contains("1 byte past allocation"), "{}", fault.detail);
     assert!(fault.ptx_text.contains("st.u32"), "{}", fault.ptx_text);
+    let report = softcuda::last_report().expect("it was reported");
+    assert!(report.starts_with("softcuda: "), "{report}");
     // Every later call of this context says so, other contexts are not concerned.
     assert_eq!(launch(store, 1, 1, 0, &[address, 1]), 700);
     let mut other = 0;
