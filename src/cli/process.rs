@@ -91,8 +91,12 @@ fn tensors(processor: &Processor, rows: &[Processed]) -> Result<Vec<Tensor>, Cli
     let sides = images.iter().flat_map(|image| [image.grid.t, image.grid.h, image.grid.w]);
     let data = long(&mut sides.map(|side| i64::try_from(side).unwrap_or(i64::MAX)));
     let prepared = images.iter().filter_map(|image| image.prepared.as_ref());
-    let pixels = prepared.flat_map(|prepared| processor.preprocessor().pixel_values(prepared));
-    let pixels: Vec<u8> = pixels.flat_map(f32::to_le_bytes).collect();
+    let mut pixels = Vec::new();
+    for prepared in prepared {
+        let values = processor.preprocessor().pixel_values(prepared);
+        pixels.reserve_exact(values.len() * size_of::<f32>());
+        values.iter().for_each(|value| pixels.extend_from_slice(&value.to_le_bytes()));
+    }
     let width = processor.preprocessor().row_values();
     let shape = vec![pixels.len() / (width * size_of::<f32>()), width];
     tensors.push(Tensor { name: "pixel_values", dtype: Dtype::F32, shape, data: pixels });

@@ -1,6 +1,6 @@
 //! Pictures: encoded bytes to resized frames and patch rows (docs/spec.md, section 3).
 //!
-//! The path of one picture is [`source`] (path, bytes, `data:` URL) to [`decode()`] (RGB8, turned as
+//! The path of one picture is [`Source`] (path, bytes, `data:` URL) to [`decode()`] (RGB8, turned as
 //! its EXIF says) to [`smart_resize()`] (the size that the pixel budget allows) to [`Filter`]'s
 //! resize to [`Frames`] (what the device reads) and, where asked, patch rows as the reference's
 //! processor gives them. Nothing here knows of prompts, tokens or devices. Every byte that comes in

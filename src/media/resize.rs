@@ -180,16 +180,16 @@ fn fixed_16(axis: &Axis) -> FixedAxis {
 pub(super) fn across(picture: &Rgb8, axis: &FixedAxis) -> Rgb8 {
     let Size { height, width } = picture.size();
     let mut data = Vec::with_capacity(height * axis.spans.len() * 3);
-    for row in picture.data().chunks_exact(width * 3) {
+    for row in picture.data().as_chunks::<3>().0.chunks_exact(width) {
         for (first, weights) in &axis.spans {
-            let mut sums = [1_i32 << (axis.precision - 1); 3];
-            let pixels = row[first * 3..].chunks_exact(3);
-            for (pixel, weight) in pixels.zip(weights) {
-                for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(*value) * weight;
-                }
+            let [mut red, mut green, mut blue] = [1_i32 << (axis.precision - 1); 3];
+            for (pixel, weight) in row[*first..].iter().zip(weights) {
+                red += i32::from(pixel[0]) * weight;
+                green += i32::from(pixel[1]) * weight;
+                blue += i32::from(pixel[2]) * weight;
             }
-            data.extend(sums.map(|sum| clamp(sum >> axis.precision)));
+            let sums = [red, green, blue].map(|sum| clamp(sum >> axis.precision));
+            data.extend_from_slice(&sums);
         }
     }
     Rgb8 { size: Size { height, width: axis.spans.len() }, data }
