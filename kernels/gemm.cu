@@ -48,29 +48,30 @@ __device__ __forceinline__ TileOrigin tile_origin(int M, int N) {
   return {(band * RASTER_ROWS + within % rows) * TILE_M, within / rows * TILE_N};
 }
 
-// One k16 step of a warp: sum += x part * weight part, from the swizzled stages.
+// The k16 steps of a stage: sum += x part * weight part. `s_x` and `s_weight` are the lane's first
+// addresses, chunk 0 or 1 of its row: k steps flip bits 5 and 6 of them, which hold the rest of the
+// swizzled chunk, and parts are whole numbers of rows further.
 template <typename E, int PARTS_M, int PARTS_N>
 __device__ __forceinline__ void multiply(FragmentC (&r_sum)[PARTS_M][PARTS_N], uint32_t s_x,
-                                         uint32_t s_weight, int warp_m, int warp_n, int k_step) {
-  const int lane = threadIdx.x % WARP;
-  const LaneAddress a = lane_of_a(lane, k_step);
-  const LaneAddress b = lane_of_b2(lane, k_step);
-  uint32_t r_x[PARTS_M][4];
-  uint32_t r_weight[PARTS_N / 2][4];  // two columns of parts in each
+                                         uint32_t s_weight) {
+  constexpr int PART_BYTES = 16 * CHUNKS * 16;  // 16 rows
 #pragma unroll
-  for (int i = 0; i < PARTS_M; ++i) {
-    ldmatrix_x4(r_x[i], s_x + swizzled<CHUNKS>(warp_m + 16 * i + a.row, a.chunk));
-  }
+  for (int k_step = 0; k_step < TILE_K / MMA_K; ++k_step) {
+    uint32_t r_x[PARTS_M][4];
+    uint32_t r_weight[PARTS_N / 2][4];  // two columns of parts in each
+    for_fixed<PARTS_M>([&](auto i) {
+      ldmatrix_x4_at<i.value * PART_BYTES>(r_x[i.value], s_x ^ 32 * k_step);
+    });
+    for_fixed<PARTS_N / 2>([&](auto j) {
+      ldmatrix_x4_at<j.value * PART_BYTES>(r_weight[j.value], s_weight ^ 32 * k_step);
+    });
 #pragma unroll
-  for (int j = 0; j < PARTS_N / 2; ++j) {
-    ldmatrix_x4(r_weight[j], s_weight + swizzled<CHUNKS>(warp_n + 16 * j + b.row, b.chunk));
-  }
+    for (int i = 0; i < PARTS_M; ++i) {
 #pragma unroll
-  for (int i = 0; i < PARTS_M; ++i) {
-#pragma unroll
-    for (int j = 0; j < PARTS_N; ++j) {
-      const uint32_t* w = &r_weight[j / 2][2 * (j % 2)];
-      mma<E>(r_sum[i][j], r_x[i], w[0], w[1]);
+      for (int j = 0; j < PARTS_N; ++j) {
+        const uint32_t* w = &r_weight[j / 2][2 * (j % 2)];
+        mma<E>(r_sum[i][j], r_x[i], w[0], w[1]);
+      }
     }
   }
 }
@@ -162,19 +163,33 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
   const int steps = (p.K + TILE_K - 1) / TILE_K;
   const auto start_copies = [&](int step) {
     const int k = step * TILE_K;
-    const int stage = step % STAGES;
-    load_tile<E, TILE_M, CHUNKS, THREADS>(s_x + stage * X_BYTES, x + k, p.K, p.M - tile.m, p.K - k,
-                                          threadIdx.x);
-    load_tile<E, TILE_N, CHUNKS, THREADS>(s_weight + stage * WEIGHT_BYTES, weight + k, p.K,
-                                          p.N - tile.n, p.K - k, threadIdx.x);
+    const uint32_t s_x_stage = s_x + step % STAGES * X_BYTES;
+    const uint32_t s_weight_stage = s_weight + step % STAGES * WEIGHT_BYTES;
+    const bool whole_k = k + TILE_K <= p.K;
+    if (whole_k && tile.m + TILE_M <= p.M) {
+      load_whole_tile<E, TILE_M, CHUNKS, THREADS>(s_x_stage, x + k, p.K, threadIdx.x);
+    } else {
+      load_tile<E, TILE_M, CHUNKS, THREADS>(s_x_stage, x + k, p.K, p.M - tile.m, p.K - k,
+                                            threadIdx.x);
+    }
+    if (whole_k && tile.n + TILE_N <= p.N) {
+      load_whole_tile<E, TILE_N, CHUNKS, THREADS>(s_weight_stage, weight + k, p.K, threadIdx.x);
+    } else {
+      load_tile<E, TILE_N, CHUNKS, THREADS>(s_weight_stage, weight + k, p.K, p.N - tile.n, p.K - k,
+                                            threadIdx.x);
+    }
   };
 
-#pragma unroll
+#pragma unroll 1
   for (int step = 0; step < STAGES - 1; ++step) {
     if (step < steps) start_copies(step);
     cp_async_commit();
   }
 
+  const LaneAddress a = lane_of_a(lane, 0);
+  const LaneAddress b = lane_of_b2(lane, 0);
+  const uint32_t s_x_lane = s_x + swizzled<CHUNKS>(warp_m + a.row, a.chunk);
+  const uint32_t s_weight_lane = s_weight + swizzled<CHUNKS>(warp_n + b.row, b.chunk);
   FragmentC r_sum[PARTS_M][PARTS_N] = {};    // of the group
   FragmentC r_total[PARTS_M][PARTS_N] = {};  // of the groups before
   for (int step = 0; step < steps; ++step) {
@@ -185,11 +200,7 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
     cp_async_commit();  // empty groups too: the wait counts groups
 
     const int stage = step % STAGES;
-#pragma unroll
-    for (int k_step = 0; k_step < TILE_K / MMA_K; ++k_step) {
-      multiply<E>(r_sum, s_x + stage * X_BYTES, s_weight + stage * WEIGHT_BYTES, warp_m, warp_n,
-                  k_step);
-    }
+    multiply<E>(r_sum, s_x_lane + stage * X_BYTES, s_weight_lane + stage * WEIGHT_BYTES);
 
     if ((step + 1) % GROUP_STEPS == 0 || step + 1 == steps) {
 #pragma unroll

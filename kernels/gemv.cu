@@ -33,41 +33,23 @@ static_assert(THREADS == WARPS * WARP, "threads of a block");
 // How a warp gets x: straight into registers, or through its ring.
 enum class Operand { DIRECT, STAGED };
 
-// Both B registers of each tile of 8 rows of x, from global memory; zeros past M and K.
-template <typename E, int ROW_TILES>
-__device__ __forceinline__ void load_x(uint32_t (&r_x)[ROW_TILES][2], const GemmParams& p, int k) {
-  const int lane = threadIdx.x % WARP;
-  k += fragment_column(lane);
-#pragma unroll
-  for (int j = 0; j < ROW_TILES; ++j) {
-    const int row = 8 * j + fragment_row(lane);
-    r_x[j][0] = r_x[j][1] = 0;
-    if (row < p.M && k < p.K) {  // K % 16 == 0: both registers are inside or neither
-      const E* at = static_cast<const E*>(p.x) + int64_t(row) * p.K + k;
-      r_x[j][0] = *reinterpret_cast<const uint32_t*>(at);
-      r_x[j][1] = *reinterpret_cast<const uint32_t*>(at + 8);
-    }
-  }
-}
-
-// The same from the ring.
-template <int ROW_TILES, int CHUNKS>
+// B registers of x from the ring, one k16 step, for all rows. `s_x` is the lane's first address,
+// chunk 0 or 1 of its row; k steps flip the bits above, as in gemm.cu.
+template <int ROW_TILES, int ROW_BYTES>
 __device__ __forceinline__ void read_x(uint32_t (&r_x)[ROW_TILES][2], uint32_t s_x, int k_step) {
-  const int lane = threadIdx.x % WARP;
+  s_x ^= 32 * k_step;
   if constexpr (ROW_TILES == 1) {
-    const int chunk = 2 * k_step + ((lane >> 3) & 1);
-    ldmatrix_x2(r_x[0], s_x + swizzled<CHUNKS>(lane & 7, chunk));
+    ldmatrix_x2(r_x[0], s_x);
   } else {
-    const LaneAddress b = lane_of_b2(lane, k_step);
-#pragma unroll
-    for (int j = 0; j < ROW_TILES; j += 2) {
+    for_fixed<ROW_TILES / 2>([&](auto pair) {
+      constexpr int J = 2 * pair.value;
       uint32_t r[4];
-      ldmatrix_x4(r, s_x + swizzled<CHUNKS>(8 * j + b.row, b.chunk));
-      r_x[j][0] = r[0];
-      r_x[j][1] = r[1];
-      r_x[j + 1][0] = r[2];
-      r_x[j + 1][1] = r[3];
-    }
+      ldmatrix_x4_at<8 * J * ROW_BYTES>(r, s_x);
+      r_x[J][0] = r[0];
+      r_x[J][1] = r[1];
+      r_x[J + 1][0] = r[2];
+      r_x[J + 1][1] = r[3];
+    });
   }
 }
 
@@ -82,6 +64,7 @@ __device__ __forceinline__ int part_place(int row, int output) {
 template <typename E, int OUTPUTS, int ROWS, int STAGES, int STEP, Operand X>
 __device__ __forceinline__ void gemv(const GemmParams& p) {
   constexpr int CHUNKS = STEP / CHUNK_ELEMENTS;
+  constexpr int ROW_BYTES = STEP * int(sizeof(E));
   constexpr int GROUP_STEPS = GEMM_GROUP / STEP;
   constexpr int OUTPUT_TILES = OUTPUTS / 16;
   constexpr int ROW_TILES = ROWS / 8;
@@ -93,7 +76,7 @@ __device__ __forceinline__ void gemv(const GemmParams& p) {
   static_assert(GEMM_GROUP % STEP == 0 && OUTPUTS * ROWS % THREADS == 0, "whole shares");
   static_assert(ROW_TILES == 1 || ROW_TILES % 2 == 0, "ldmatrix.x4 reads two tiles of x");
 
-  extern __shared__ __align__(128) uint8_t s_ring[];
+  extern __shared__ __align__(256) uint8_t s_ring[];  // k steps flip bits 5 to 7 of an address
   const int lane = threadIdx.x % WARP;
   const int warp = threadIdx.x / WARP;
   const uint32_t s_own = shared_address(s_ring) + warp * STAGES * STAGE_BYTES;
@@ -112,16 +95,32 @@ __device__ __forceinline__ void gemv(const GemmParams& p) {
     const int k = k_of(step);
     if (k >= p.K) return;  // a group that K does not reach: its stage is not read
     const uint32_t s_stage = s_own + step % STAGES * STAGE_BYTES;
-    load_tile<E, OUTPUTS, CHUNKS, WARP>(s_stage, weight + k, p.K, p.N - n0, p.K - k, lane);
+    if (n0 + OUTPUTS <= p.N && k + STEP <= p.K) {
+      load_whole_tile<E, OUTPUTS, CHUNKS, WARP>(s_stage, weight + k, p.K, lane);
+    } else {
+      load_tile<E, OUTPUTS, CHUNKS, WARP>(s_stage, weight + k, p.K, p.N - n0, p.K - k, lane);
+    }
     if constexpr (X == Operand::STAGED) {
       load_tile<E, ROWS, CHUNKS, WARP>(s_stage + WEIGHT_BYTES, x + k, p.K, p.M, p.K - k, lane);
     }
   };
 
-#pragma unroll
+#pragma unroll 1
   for (int step = 0; step < STAGES - 1; ++step) {
     if (step < steps) start_copies(step);
     cp_async_commit();
+  }
+
+  const LaneAddress a = lane_of_a(lane, 0);
+  const uint32_t s_weight_lane = s_own + swizzled<CHUNKS>(a.row, a.chunk);
+  // Lanes whose row of x is past M take the last: their columns of the sum are not stored.
+  const E* x_lane = x + int64_t(min(fragment_row(lane), p.M - 1)) * p.K + fragment_column(lane);
+  uint32_t s_x_lane = s_own + WEIGHT_BYTES;
+  if constexpr (ROW_TILES == 1) {
+    s_x_lane += swizzled<CHUNKS>(lane & 7, (lane >> 3) & 1);
+  } else {
+    const LaneAddress b = lane_of_b2(lane, 0);
+    s_x_lane += swizzled<CHUNKS>(b.row, b.chunk);
   }
 
   float r_total[ITEMS] = {};
@@ -137,23 +136,33 @@ __device__ __forceinline__ void gemv(const GemmParams& p) {
       cp_async_commit();  // empty groups too: the wait counts groups
       const int k = k_of(step);
       if (k >= p.K) continue;  // the same for the whole warp
-      const uint32_t s_stage = s_own + step % STAGES * STAGE_BYTES;
-#pragma unroll
-      for (int k_step = 0; k_step < STEP / MMA_K; ++k_step) {
+      const uint32_t stage = step % STAGES * STAGE_BYTES;
+      const auto multiply = [&](int k_step) {
         uint32_t r_x[ROW_TILES][2];
         if constexpr (X == Operand::DIRECT) {
-          load_x<E>(r_x, p, k + k_step * MMA_K);
+          static_assert(ROW_TILES == 1, "a lane has one row of x");
+          const E* at = x_lane + k + k_step * MMA_K;
+          r_x[0][0] = *reinterpret_cast<const uint32_t*>(at);
+          r_x[0][1] = *reinterpret_cast<const uint32_t*>(at + 8);
         } else {
-          read_x<ROW_TILES, CHUNKS>(r_x, s_stage + WEIGHT_BYTES, k_step);
+          read_x<ROW_TILES, ROW_BYTES>(r_x, s_x_lane + stage, k_step);
         }
-        const LaneAddress a = lane_of_a(lane, k_step);
-#pragma unroll
-        for (int i = 0; i < OUTPUT_TILES; ++i) {
+        for_fixed<OUTPUT_TILES>([&](auto i) {
           uint32_t r_weight[4];
-          ldmatrix_x4(r_weight, s_stage + swizzled<CHUNKS>(16 * i + a.row, a.chunk));
+          ldmatrix_x4_at<i.value * 16 * ROW_BYTES>(r_weight, s_weight_lane + stage ^ 32 * k_step);
 #pragma unroll
-          for (int j = 0; j < ROW_TILES; ++j) mma<E>(r_sum[i][j], r_weight, r_x[j][0], r_x[j][1]);
-        }
+          for (int j = 0; j < ROW_TILES; ++j) {
+            mma<E>(r_sum[i.value][j], r_weight, r_x[j][0], r_x[j][1]);
+          }
+        });
+      };
+      if (k + STEP <= p.K) {
+#pragma unroll
+        for (int k_step = 0; k_step < STEP / MMA_K; ++k_step) multiply(k_step);
+      } else {
+        // Only what K has: x is not zero past its end.
+#pragma unroll 1
+        for (int k_step = 0; k_step < (p.K - k) / MMA_K; ++k_step) multiply(k_step);
       }
     }
 
@@ -172,13 +181,16 @@ __device__ __forceinline__ void gemv(const GemmParams& p) {
     }
     __syncthreads();  // orders: all parts of this round before their reads; and the reads of the
                       // round before last, of the same set, before the next round's writes
+    const int live = min(WARPS, groups - round * WARPS);  // warps that had a group
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       const int id = threadIdx.x + item * THREADS;
       const int at = part_place<OUTPUTS>(id / OUTPUTS, id % OUTPUTS);
+      if (live == WARPS) {
 #pragma unroll
-      for (int w = 0; w < WARPS; ++w) {
-        if (round * WARPS + w < groups) r_total[item] += s_set[w * PART + at];
+        for (int w = 0; w < WARPS; ++w) r_total[item] += s_set[w * PART + at];
+      } else {
+        for (int w = 0; w < live; ++w) r_total[item] += s_set[w * PART + at];
       }
     }
   }

@@ -19,6 +19,14 @@ __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* source,
                : "memory");
 }
 
+// The same for 16 whole bytes, to a fixed distance that is part of the instruction.
+template <int BYTES>
+__device__ __forceinline__ void cp_async_16_at(uint32_t shared, const void* source) {
+  asm volatile("cp.async.cg.shared.global [%0 + %1], [%2], 16;" ::"r"(shared), "n"(BYTES),
+               "l"(source)
+               : "memory");
+}
+
 // cp.async.commit_group: closes the group of this thread's copies so far.
 __device__ __forceinline__ void cp_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");

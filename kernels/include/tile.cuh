@@ -61,3 +61,37 @@ __device__ __forceinline__ void load_tile(uint32_t s_tile, const E* origin, int6
     cp_async_16(s_tile + swizzled<CHUNKS>(row, chunk), source, inside ? 16 : 0);
   }
 }
+
+// A number of compile time as an argument, and a loop over such numbers: what instructions take as
+// immediates cannot be a variable, not even of an unrolled loop.
+template <int VALUE>
+struct Fixed {
+  static constexpr int value = VALUE;
+};
+template <int END, int BEGIN = 0, typename Body>
+__device__ __forceinline__ void for_fixed(Body body) {
+  if constexpr (BEGIN < END) {
+    body(Fixed<BEGIN>{});
+    for_fixed<END, BEGIN + 1>(body);
+  }
+}
+
+// load_tile where the whole tile lies inside the matrix: no comparison, and two instructions a
+// chunk. Rows of a thread are PASS apart; what the swizzle makes of that is a constant.
+template <typename E, int ROWS, int CHUNKS, int THREADS>
+__device__ __forceinline__ void load_whole_tile(uint32_t s_tile, const E* origin, int64_t ld,
+                                                int thread) {
+  constexpr int PASS = THREADS / CHUNKS;
+  static_assert(sizeof(E) == 2 && CHUNKS % 8 == 0, "swizzled by the low three bits of the row");
+  static_assert(THREADS % CHUNKS == 0 && ROWS % PASS == 0, "whole passes");
+  static_assert(PASS % 8 == 0 || 8 % PASS == 0, "row bits of thread and pass do not mix");
+  const int row = thread / CHUNKS;
+  const int chunk = thread % CHUNKS;
+  const uint32_t s_first = s_tile + swizzled<CHUNKS>(row, chunk);
+  const E* source = origin + row * ld + chunk * CHUNK_ELEMENTS;
+  for_fixed<ROWS / PASS>([&](auto pass) {
+    constexpr int ROW = pass.value * PASS;
+    cp_async_16_at<ROW * CHUNKS * 16>(s_first ^ (ROW & 7) * 16, source);
+    source += PASS * ld;
+  });
+}

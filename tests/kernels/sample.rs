@@ -189,7 +189,7 @@ fn gpu_small_filters_and_draws_match_the_oracle() {
 
 #[test]
 fn filters_and_draws_match_the_oracle() {
-    check_filters(VOCABULARIES, 3);
+    check_filters(VOCABULARIES, 2);
 }
 
 fn check_filters(vocabularies: &[usize], seeds: u64) {
