@@ -267,7 +267,12 @@ pub(crate) fn assign(cx: &Emit, code: Vec<Code>) -> Result<Assigned, LoadError> 
         writer.block(&block.ops);
     }
     writer.finish();
-    Ok(Assigned { ops: writer.ops, regs: next.max(1), masks: masks.used.len() as u32, constants })
+    Ok(Assigned {
+        ops: writer.ops, // Unused operands are read as registers 0 and 1.
+        regs: next.max(2),
+        masks: masks.used.len() as u32,
+        constants,
+    })
 }
 
 struct Writer {

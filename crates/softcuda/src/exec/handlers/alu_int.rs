@@ -1,6 +1,7 @@
 //! Integer arithmetic.
 
-use super::lanewise::{N1, N2, N3, NNW, NfromW, W1, W2, W3, WNN, lane32, lane64};
+use super::lanewise::{F32w, F64w, N1, N2, N3, NfromW, V3, VW, W1, W2, W3, WNN, lane32, lane64};
+use super::wide512::{V32, V64};
 use crate::exec::op::{Exec, Op, Reg, Simd, mask, put, put_mask, put_wide, reg, wide};
 use crate::exec::warp::Warp;
 use crate::fault::LoadError;
@@ -268,23 +269,52 @@ impl<const WIDE: bool> Exec for Carry<WIDE> {
 
 type Lowered = Result<bool, LoadError>;
 
-pub(crate) fn n1<F: super::lanewise::F32w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
+/// `d = f(a)` of 32 bits by the handler `E`.
+fn one<E: Exec>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
     let d = cx.dst32(cx.operand(inst, 0)?)?;
     let a = cx.src32(cx.operand(inst, 1)?)?;
-    cx.push(VOp::of::<N1<F>>(cx).def(D, d).src(A, a).imm(imm));
+    cx.push(VOp::of::<E>(cx).def(D, d).src(A, a).imm(imm));
     Ok(true)
 }
 
-pub(crate) fn n2<F: super::lanewise::F32w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
+/// `d = f(a, b)` of 32 bits by the handler `E`.
+fn two<E: Exec>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
     let d = cx.dst32(cx.operand(inst, 0)?)?;
     let a = cx.src32(cx.operand(inst, 1)?)?;
     let b = cx.src32(cx.operand(inst, 2)?)?;
-    cx.push(VOp::of::<N2<F>>(cx).def(D, d).src(A, a).src(B, b).imm(imm));
+    cx.push(VOp::of::<E>(cx).def(D, d).src(A, a).src(B, b).imm(imm));
+    Ok(true)
+}
+
+pub(crate) fn n1<F: F32w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
+    one::<N1<F>>(cx, inst, imm)
+}
+
+/// As [`n1`] with an AVX-512 form.
+pub(crate) fn v1<F: F32w + V32>(cx: &mut Emit, inst: &Inst) -> Lowered {
+    one::<V3<F>>(cx, inst, 0)
+}
+
+pub(crate) fn n2<F: F32w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
+    two::<N2<F>>(cx, inst, imm)
+}
+
+/// As [`n2`] with an AVX-512 form.
+pub(crate) fn v2<F: F32w + V32>(cx: &mut Emit, inst: &Inst) -> Lowered {
+    two::<V3<F>>(cx, inst, 0)
+}
+
+/// [`w2`] with an AVX-512 form.
+pub(crate) fn vw2<F: F64w + V64>(cx: &mut Emit, inst: &Inst) -> Lowered {
+    let d = cx.dst64(cx.operand(inst, 0)?)?;
+    let a = cx.src64(cx.operand(inst, 1)?)?;
+    let b = cx.src64(cx.operand(inst, 2)?)?;
+    cx.push(VOp::of::<VW<F, true, true, false>>(cx).def(D, d).src(A, a).src(B, b));
     Ok(true)
 }
 
 /// As [`n2`] for 16-bit operands: immediates keep 16 bits.
-pub(crate) fn h2<F: super::lanewise::F32w>(cx: &mut Emit, inst: &Inst) -> Lowered {
+pub(crate) fn h2<F: F32w>(cx: &mut Emit, inst: &Inst) -> Lowered {
     let d = cx.dst32(cx.operand(inst, 0)?)?;
     let a = cx.src16(cx.operand(inst, 1)?)?;
     let b = cx.src16(cx.operand(inst, 2)?)?;
@@ -292,23 +322,28 @@ pub(crate) fn h2<F: super::lanewise::F32w>(cx: &mut Emit, inst: &Inst) -> Lowere
     Ok(true)
 }
 
-pub(crate) fn n3<F: super::lanewise::F32w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
+pub(crate) fn n3<F: F32w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
+    three::<N3<F>>(cx, inst, imm)
+}
+
+/// `d = f(a, b, c)` of 32 bits by the handler `E`.
+fn three<E: Exec>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
     let d = cx.dst32(cx.operand(inst, 0)?)?;
     let a = cx.src32(cx.operand(inst, 1)?)?;
     let b = cx.src32(cx.operand(inst, 2)?)?;
     let c = cx.src32(cx.operand(inst, 3)?)?;
-    cx.push(VOp::of::<N3<F>>(cx).def(D, d).src(A, a).src(B, b).src(C, c).imm(imm));
+    cx.push(VOp::of::<E>(cx).def(D, d).src(A, a).src(B, b).src(C, c).imm(imm));
     Ok(true)
 }
 
-pub(crate) fn w1<F: super::lanewise::F64w>(cx: &mut Emit, inst: &Inst) -> Lowered {
+pub(crate) fn w1<F: F64w>(cx: &mut Emit, inst: &Inst) -> Lowered {
     let d = cx.dst64(cx.operand(inst, 0)?)?;
     let a = cx.src64(cx.operand(inst, 1)?)?;
     cx.push(VOp::of::<W1<F>>(cx).def(D, d).src(A, a));
     Ok(true)
 }
 
-pub(crate) fn w2<F: super::lanewise::F64w>(cx: &mut Emit, inst: &Inst) -> Lowered {
+pub(crate) fn w2<F: F64w>(cx: &mut Emit, inst: &Inst) -> Lowered {
     let d = cx.dst64(cx.operand(inst, 0)?)?;
     let a = cx.src64(cx.operand(inst, 1)?)?;
     let b = cx.src64(cx.operand(inst, 2)?)?;
@@ -316,7 +351,7 @@ pub(crate) fn w2<F: super::lanewise::F64w>(cx: &mut Emit, inst: &Inst) -> Lowere
     Ok(true)
 }
 
-fn w3<F: super::lanewise::F64w>(cx: &mut Emit, inst: &Inst) -> Lowered {
+fn w3<F: F64w>(cx: &mut Emit, inst: &Inst) -> Lowered {
     let d = cx.dst64(cx.operand(inst, 0)?)?;
     let a = cx.src64(cx.operand(inst, 1)?)?;
     let b = cx.src64(cx.operand(inst, 2)?)?;
@@ -326,7 +361,7 @@ fn w3<F: super::lanewise::F64w>(cx: &mut Emit, inst: &Inst) -> Lowered {
 }
 
 /// 32-bit result of a 64-bit source.
-fn narrow<F: super::lanewise::F64w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
+fn narrow<F: F64w>(cx: &mut Emit, inst: &Inst, imm: u64) -> Lowered {
     let d = cx.dst32(cx.operand(inst, 0)?)?;
     let a = cx.src64(cx.operand(inst, 1)?)?;
     cx.push(VOp::of::<NfromW<F>>(cx).def(D, d).src(A, a).imm(imm));
@@ -339,9 +374,10 @@ fn wide_product(cx: &mut Emit, inst: &Inst, signed: bool, add: bool) -> Lowered 
     let a = cx.src32(cx.operand(inst, 1)?)?;
     let b = cx.src32(cx.operand(inst, 2)?)?;
     let c = if add { cx.src64(cx.operand(inst, 3)?)? } else { cx.const64(0) };
-    let op = match (add, signed) {
-        (false, false) | (true, false) => VOp::of::<NNW<MadWideU>>(cx),
-        (false, true) | (true, true) => VOp::of::<NNW<MadWideS>>(cx),
+    let op = if signed {
+        VOp::of::<VW<MadWideS, false, false, true>>(cx)
+    } else {
+        VOp::of::<VW<MadWideU, false, false, true>>(cx)
     };
     cx.push(op.def(D, d).src(A, a).src(B, b).src(C, c));
     Ok(true)
@@ -558,13 +594,13 @@ fn lower16(cx: &mut Emit, key: Key, inst: &Inst) -> Lowered {
 
 fn lower32(cx: &mut Emit, key: Key, inst: &Inst, shift: u64) -> Lowered {
     match key {
-        ("add", _, U32 | S32) => n2::<Add>(cx, inst, 0),
-        ("sub", _, U32 | S32) => n2::<Sub>(cx, inst, 0),
-        ("mul", "lo", _) => n2::<Mul>(cx, inst, 0),
+        ("add", _, U32 | S32) => v2::<Add>(cx, inst),
+        ("sub", _, U32 | S32) => v2::<Sub>(cx, inst),
+        ("mul", "lo", _) => v2::<Mul>(cx, inst),
         ("mul", "hi", U32) => n2::<MulHiU>(cx, inst, 0),
         ("mul", "hi", S32) => n2::<MulHiS>(cx, inst, 0),
         ("mul", "wide", _) => wide_product(cx, inst, key.2 == S32, false),
-        ("mad", "lo", _) => n3::<Mad>(cx, inst, 0),
+        ("mad", "lo", _) => three::<V3<Mad>>(cx, inst, 0),
         ("mad", "hi", U32) => n3::<MadHiU>(cx, inst, 0),
         ("mad", "hi", S32) => n3::<MadHiS>(cx, inst, 0),
         ("mad", "wide", _) => wide_product(cx, inst, key.2 == S32, true),
@@ -573,11 +609,11 @@ fn lower32(cx: &mut Emit, key: Key, inst: &Inst, shift: u64) -> Lowered {
         ("rem", _, U32) => n2::<RemU>(cx, inst, 0),
         ("rem", _, S32) => n2::<RemS>(cx, inst, 0),
         ("abs", _, S32) => n1::<Abs>(cx, inst, 0),
-        ("neg", _, S32) => n1::<Neg>(cx, inst, 0),
-        ("min", _, U32) => n2::<MinU>(cx, inst, 0),
-        ("max", _, U32) => n2::<MaxU>(cx, inst, 0),
-        ("min", _, S32) => n2::<MinS>(cx, inst, 0),
-        ("max", _, S32) => n2::<MaxS>(cx, inst, 0),
+        ("neg", _, S32) => v1::<Neg>(cx, inst),
+        ("min", _, U32) => v2::<MinU>(cx, inst),
+        ("max", _, U32) => v2::<MaxU>(cx, inst),
+        ("min", _, S32) => v2::<MinS>(cx, inst),
+        ("max", _, S32) => v2::<MaxS>(cx, inst),
         ("sad", _, U32) => n3::<SadU>(cx, inst, 0),
         ("sad", _, S32) => n3::<SadS>(cx, inst, 0),
         ("popc", _, B32) => n1::<Popc>(cx, inst, 0),
@@ -591,9 +627,9 @@ fn lower32(cx: &mut Emit, key: Key, inst: &Inst, shift: u64) -> Lowered {
 
 fn lower64(cx: &mut Emit, key: Key, inst: &Inst, shift: u64) -> Lowered {
     match key {
-        ("add", _, U64 | S64) => w2::<AddW>(cx, inst),
-        ("sub", _, U64 | S64) => w2::<SubW>(cx, inst),
-        ("mul", "lo", _) => w2::<MulW>(cx, inst),
+        ("add", _, U64 | S64) => vw2::<AddW>(cx, inst),
+        ("sub", _, U64 | S64) => vw2::<SubW>(cx, inst),
+        ("mul", "lo", _) => vw2::<MulW>(cx, inst),
         ("mul", "hi", U64) => w2::<MulHiUW>(cx, inst),
         ("mul", "hi", S64) => w2::<MulHiSW>(cx, inst),
         ("mad", "lo", _) => w3::<MadW>(cx, inst),

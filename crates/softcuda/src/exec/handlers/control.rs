@@ -230,7 +230,7 @@ pub(crate) unsafe extern "C" fn unguard(
 /// Waits until the lanes of a membermask are together: register `a`, or all lanes if `b` is 1.
 /// Stands before each `.sync` operation.
 #[derive(Debug)]
-pub struct Meet;
+pub(crate) struct Meet;
 
 impl Exec for Meet {
     #[inline(always)]

@@ -2,7 +2,8 @@
 
 use std::marker::PhantomData;
 
-use crate::exec::op::{Exec, Op, Reg, Simd, put, put_mask, put_wide, reg, wide};
+use super::wide512::{self, K32, V32, V64};
+use crate::exec::op::{Exec, Level, Op, Reg, Simd, put, put_mask, put_wide, reg, wide};
 use crate::exec::warp::Warp;
 
 /// A function of up to three 32-bit values; `i` is the op's immediate.
@@ -32,10 +33,6 @@ pub(crate) struct W3<F>(PhantomData<F>);
 pub(crate) struct WNN<F>(PhantomData<F>);
 /// `d = f(a, b, c)`: 64-bit `d`, `a` and `b`, 32-bit `c`. (Also 64-bit without `a`.)
 pub(crate) struct WWN<F>(PhantomData<F>);
-/// `d = f(a, b, c)`: 64-bit `d` and `c`, 32-bit `a` and `b`.
-pub(crate) struct NNW<F>(PhantomData<F>);
-/// `d = f(a)`: 64-bit `d`, 32-bit `a`.
-pub(crate) struct WfromN<F>(PhantomData<F>);
 /// `d = f(a)`: 32-bit `d`, 64-bit `a`.
 pub(crate) struct NfromW<F>(PhantomData<F>);
 /// Predicate `d = f(a, b) != 0` of 32 bits.
@@ -95,14 +92,6 @@ wide_op!(
     F::f(wide(r, p.a, l), u64::from(reg(r, p.b)[l]), u64::from(reg(r, p.c)[l]), p.imm)
 );
 wide_op!(WWN, r, p, l, F::f(wide(r, p.a, l), wide(r, p.b, l), u64::from(reg(r, p.c)[l]), p.imm));
-wide_op!(
-    NNW,
-    r,
-    p,
-    l,
-    F::f(u64::from(reg(r, p.a)[l]), u64::from(reg(r, p.b)[l]), wide(r, p.c, l), p.imm)
-);
-wide_op!(WfromN, r, p, l, F::f(u64::from(reg(r, p.a)[l]), 0, 0, p.imm));
 
 impl<F: F64w> Exec for NfromW<F> {
     #[inline(always)]
@@ -147,6 +136,63 @@ impl<F: F64w> Exec for CW2<F> {
             put_mask(r, p.d, m, bits);
         }
         true
+    }
+}
+
+/// As [`N3`] (and, with unused operands, [`N1`] and [`N2`]) with an AVX-512 form.
+pub(crate) struct V3<F>(PhantomData<F>);
+/// 64-bit `d`; `A`, `B`, `C`: 64-bit operands. With an AVX-512 form.
+pub(crate) struct VW<F, const A: bool, const B: bool, const C: bool>(PhantomData<F>);
+/// As [`C2`] with an AVX-512 form.
+pub(crate) struct VC<F>(PhantomData<F>);
+
+impl<F: F32w + V32> Exec for V3<F> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if L::LEVEL == Level::Avx512 {
+                wide512::run32::<F>(r, p, m);
+                return true;
+            }
+            N3::<F>::run::<L>(r, p, w, m)
+        }
+    }
+}
+
+impl<F: F64w + V64, const A: bool, const B: bool, const C: bool> Exec for VW<F, A, B, C> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if L::LEVEL == Level::Avx512 {
+                wide512::run64::<F, A, B, C>(r, p, m);
+                return true;
+            }
+            let get = |i: u16, is_wide: bool, l: usize| {
+                if is_wide { wide(r, i, l) } else { u64::from(reg(r, i)[l]) }
+            };
+            let mut v = [0u64; 32];
+            for (l, v) in v.iter_mut().enumerate() {
+                *v = F::f(get(p.a, A, l), get(p.b, B, l), get(p.c, C, l), p.imm);
+            }
+            put_wide::<L>(r, p.d, m, &v);
+        }
+        true
+    }
+}
+
+impl<F: F32w + K32> Exec for VC<F> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if L::LEVEL == Level::Avx512 {
+                wide512::compare::<F>(r, p, m);
+                return true;
+            }
+            C2::<F>::run::<L>(r, p, w, m)
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Logic, shifts, permutes, comparisons, selects.
 
-use super::alu_int::{h2, n1, n2, n3, w1, w2};
-use super::lanewise::{C2, CW2, N3, WWN, lane32, lane64};
+use super::alu_int::{h2, n1, n2, n3, v1, v2, vw2, w1};
+use super::lanewise::{C2, CW2, N3, VC, VW, WWN, lane32, lane64};
 use crate::exec::op::{Exec, Op, Reg, Simd, mask, put, put_mask, put_wide, reg, wide};
 use crate::exec::warp::Warp;
 use crate::fault::LoadError;
@@ -242,12 +242,12 @@ fn compare(cx: &mut Emit, inst: &Inst, cmp: &str, ty: ScalarType, d: M) -> Resul
     };
     let (a, b) = if swap { (b, a) } else { (a, b) };
     let op = match (bits, cmp, signed) {
-        (32, "eq", _) => VOp::of::<C2<Eq>>(cx),
-        (32, "ne", _) => VOp::of::<C2<Ne>>(cx),
-        (32, "lt" | "lo", false) => VOp::of::<C2<LtU>>(cx),
-        (32, "le" | "ls", false) => VOp::of::<C2<LeU>>(cx),
-        (32, "lt", true) => VOp::of::<C2<LtS>>(cx),
-        (32, "le", true) => VOp::of::<C2<LeS>>(cx),
+        (32, "eq", _) => VOp::of::<VC<Eq>>(cx),
+        (32, "ne", _) => VOp::of::<VC<Ne>>(cx),
+        (32, "lt" | "lo", false) => VOp::of::<VC<LtU>>(cx),
+        (32, "le" | "ls", false) => VOp::of::<VC<LeU>>(cx),
+        (32, "lt", true) => VOp::of::<VC<LtS>>(cx),
+        (32, "le", true) => VOp::of::<VC<LeS>>(cx),
         (16, "eq", _) => VOp::of::<C2<Eq16>>(cx),
         (16, "ne", _) => VOp::of::<C2<Ne16>>(cx),
         (16, "lt" | "lo", false) => VOp::of::<C2<LtU16>>(cx),
@@ -371,14 +371,14 @@ fn lower_logic(cx: &mut Emit, opcode: &str, inst: &Inst, ty: ScalarType) -> Lowe
         ("or", 16) => h2::<Or>(cx, inst),
         ("xor", 16) => h2::<Xor>(cx, inst),
         ("not", 16) => n1::<Not16>(cx, inst, 0),
-        ("and", 32) => n2::<And>(cx, inst, 0),
-        ("or", 32) => n2::<Or>(cx, inst, 0),
-        ("xor", 32) => n2::<Xor>(cx, inst, 0),
-        ("not", 32) => n1::<Not>(cx, inst, 0),
+        ("and", 32) => v2::<And>(cx, inst),
+        ("or", 32) => v2::<Or>(cx, inst),
+        ("xor", 32) => v2::<Xor>(cx, inst),
+        ("not", 32) => v1::<Not>(cx, inst),
         ("cnot", 16 | 32) => n1::<Cnot>(cx, inst, 0),
-        ("and", 64) => w2::<AndW>(cx, inst),
-        ("or", 64) => w2::<OrW>(cx, inst),
-        ("xor", 64) => w2::<XorW>(cx, inst),
+        ("and", 64) => vw2::<AndW>(cx, inst),
+        ("or", 64) => vw2::<OrW>(cx, inst),
+        ("xor", 64) => vw2::<XorW>(cx, inst),
         ("not", 64) => w1::<NotW>(cx, inst),
         ("cnot", 64) => w1::<CnotW>(cx, inst),
         _ => Err(cx.error("type is not supported")),
@@ -388,9 +388,9 @@ fn lower_logic(cx: &mut Emit, opcode: &str, inst: &Inst, ty: ScalarType) -> Lowe
 fn lower_shift(cx: &mut Emit, opcode: &str, inst: &Inst, ty: ScalarType) -> Lowered {
     let signed = ty.is_signed();
     match (opcode, ty.bits()) {
-        ("shl", 32) => n2::<Shl>(cx, inst, 0),
-        ("shr", 32) if signed => n2::<ShrS>(cx, inst, 0),
-        ("shr", 32) => n2::<ShrU>(cx, inst, 0),
+        ("shl", 32) => v2::<Shl>(cx, inst),
+        ("shr", 32) if signed => v2::<ShrS>(cx, inst),
+        ("shr", 32) => v2::<ShrU>(cx, inst),
         ("shl", 16) => n2::<Shl16>(cx, inst, 0),
         ("shr", 16) if signed => n2::<ShrS16>(cx, inst, 0),
         ("shr", 16) => n2::<ShrU16>(cx, inst, 0),
@@ -399,9 +399,9 @@ fn lower_shift(cx: &mut Emit, opcode: &str, inst: &Inst, ty: ScalarType) -> Lowe
             let a = cx.src64(cx.operand(inst, 1)?)?;
             let c = cx.src32(cx.operand(inst, 2)?)?;
             let op = match (opcode, signed) {
-                ("shl", _) => VOp::of::<WWN<ShlW>>(cx),
-                (_, true) => VOp::of::<WWN<ShrSW>>(cx),
-                (_, false) => VOp::of::<WWN<ShrUW>>(cx),
+                ("shl", _) => VOp::of::<VW<ShlW, true, true, false>>(cx),
+                (_, true) => VOp::of::<VW<ShrSW, true, true, false>>(cx),
+                (_, false) => VOp::of::<VW<ShrUW, true, true, false>>(cx),
             };
             cx.push(op.def(D, d).src(A, a).src(B, a).src(C, c));
             Ok(true)

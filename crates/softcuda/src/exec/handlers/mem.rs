@@ -1,8 +1,9 @@
 //! Loads and stores.
 
-use super::access::{self, GENERIC, GLOBAL, LOCAL, PARAM, SHARED, addresses, places};
+use super::access::{GENERIC, GLOBAL, LOCAL, PARAM, SHARED, addresses, places};
 use super::mov::{extend, extend_small};
-use crate::exec::op::{Exec, Op, Reg, Simd, put, reg};
+use super::wide512;
+use crate::exec::op::{Exec, Level, Op, Reg, Simd, put, reg};
 use crate::exec::warp::Warp;
 use crate::fault::LoadError;
 use crate::lower::emit::{A, D, Emit, Mods, Slot, V, VOp, X};
@@ -20,27 +21,204 @@ fn word_reg(p: &Op, size: usize, k: usize) -> u16 {
     if size == 8 { p.x[k / 2] + (k % 2) as u16 } else { p.x[k] }
 }
 
-/// The host address if the lanes of a full warp access consecutive global elements.
+/// The host address if the lanes of a full warp access consecutive elements.
 #[inline(always)]
-unsafe fn contiguous(r: *mut Reg, p: &Op, w: &Warp, size: usize) -> Option<*mut u8> {
+unsafe fn consecutive<const S: u8, const WIDE: bool, L: Simd>(
+    r: *mut Reg,
+    p: &Op,
+    w: &Warp,
+    size: usize,
+) -> Option<*mut u8> {
     if size > 16 {
         return None;
     }
+    let bytes = 32 * size as u64;
     // SAFETY: the operands are registers of the kernel.
-    let (lo, hi) = unsafe { (reg(r, p.a), reg(r, p.a + 1)) };
-    let (lo0, hi0) = (lo[0], hi[0]);
-    let mut differs = 0;
-    for l in 0..32 {
-        differs |= (lo[l] ^ lo0.wrapping_add((l * size) as u32)) | (hi[l] ^ hi0);
+    unsafe {
+        let first = if L::LEVEL == Level::Avx512 {
+            wide512::consecutive::<WIDE>(r, p.a, size as u32)?
+        } else {
+            let (lo, hi) = (reg(r, p.a), reg(r, p.a + u16::from(WIDE)));
+            let (lo0, hi0) = (lo[0], if WIDE { hi[0] } else { 0 });
+            let mut differs = 0;
+            for l in 0..32 {
+                differs |= lo[l] ^ lo0.wrapping_add((l * size) as u32);
+                if WIDE {
+                    differs |= hi[l] ^ hi0;
+                }
+            }
+            if differs != 0 || lo0 > u32::MAX - 32 * size as u32 {
+                return None;
+            }
+            u64::from(lo0) | (u64::from(hi0) << 32)
+        };
+        if S == SHARED {
+            let first = first.wrapping_add(p.imm) & if WIDE { !0 } else { 0xffff_ffff };
+            let fits = first & (size as u64 - 1) == 0
+                && first <= u64::from(w.shared_size)
+                && bytes <= u64::from(w.shared_size) - first;
+            return fits.then(|| w.shared.add(first as usize));
+        }
+        let first = first.wrapping_add(p.imm);
+        let fits = first & (size as u64 - 1) == 0 && w.global.allows(first, bytes);
+        fits.then(|| w.global.host(first))
     }
-    if differs != 0 || lo0 > u32::MAX - 32 * size as u32 {
+}
+
+/// Host addresses of an access that is right in every lane of `m`; other lanes get the address of
+/// one that is. `None`: the slow way finds out what is wrong, or where else the lanes point.
+#[inline(always)]
+unsafe fn hosts<const S: u8, const WIDE: bool>(
+    r: *mut Reg,
+    p: &Op,
+    w: &Warp,
+    size: usize,
+    m: u32,
+) -> Option<[*mut u8; 32]> {
+    // SAFETY: the operands are registers of the kernel.
+    let mut address = unsafe { addresses::<WIDE>(r, p) };
+    let spare = address[m.trailing_zeros() as usize & 31];
+    for (l, at) in address.iter_mut().enumerate() {
+        if (m >> l) & 1 == 0 {
+            *at = spare;
+        }
+    }
+    let mut askew = 0;
+    for at in &address {
+        askew |= at;
+    }
+    if askew & (size as u64 - 1) != 0 {
         return None;
     }
-    let first = (u64::from(lo0) | (u64::from(hi0) << 32)).wrapping_add(p.imm);
-    if first & (size as u64 - 1) != 0 || !w.global.allows(first, 32 * size as u64) {
-        return None;
+    let mut out = [std::ptr::null_mut(); 32];
+    if S == SHARED {
+        let limit = u64::from(w.shared_size).checked_sub(size as u64)?;
+        let mut most = 0;
+        for at in &address {
+            most = most.max(*at);
+        }
+        if most > limit {
+            return None;
+        }
+        for (out, at) in out.iter_mut().zip(&address) {
+            *out = w.shared.wrapping_add(*at as usize);
+        }
+        return Some(out);
     }
-    Some(w.global.host(first))
+    // One granule holds the whole access of a lane, which is aligned to its size.
+    let mut last = u64::MAX;
+    for (out, at) in out.iter_mut().zip(&address) {
+        if *at != last && !w.global.allows(*at, size as u64) {
+            return None;
+        }
+        last = *at;
+        *out = w.global.host(*at);
+    }
+    Some(out)
+}
+
+/// An access of 32 lanes side by side.
+#[repr(C, align(64))]
+struct Lanes([u8; 1024]);
+
+/// Copies the elements of the lanes from where they are side by side to the registers.
+#[inline(always)]
+unsafe fn spread<const SZ: usize, const N: usize, L: Simd>(
+    r: *mut Reg,
+    p: &Op,
+    m: u32,
+    from: *const u8,
+) {
+    // SAFETY: 32 elements are readable, the operands are registers of the kernel.
+    unsafe {
+        if SZ < 4 {
+            for k in 0..N {
+                let mut v = [0u32; 32];
+                for (l, v) in v.iter_mut().enumerate() {
+                    *v = element(from.add((l * N + k) * SZ), SZ);
+                }
+                put::<L>(r, p.x[k], m, &v);
+            }
+        } else if L::LEVEL == Level::Avx512 && SZ * N <= 16 {
+            spread512::<SZ, N>(r, p, m, from);
+        } else {
+            let words = SZ * N / 4;
+            for k in 0..words {
+                let mut v = [0u32; 32];
+                for (l, v) in v.iter_mut().enumerate() {
+                    *v = from.cast::<u32>().add(l * words + k).read();
+                }
+                put::<L>(r, word_reg(p, SZ, k), m, &v);
+            }
+        }
+    }
+}
+
+/// The inverse of [`spread`], of all lanes.
+#[inline(always)]
+unsafe fn collect<const SZ: usize, const N: usize, L: Simd>(r: *mut Reg, p: &Op, to: *mut u8) {
+    // SAFETY: 32 elements are writable, the operands are registers of the kernel.
+    unsafe {
+        if SZ < 4 {
+            for k in 0..N {
+                let v = reg(r, p.x[k]);
+                for (l, v) in v.iter().enumerate() {
+                    set_element(to.add((l * N + k) * SZ), SZ, *v);
+                }
+            }
+        } else if L::LEVEL == Level::Avx512 && SZ * N <= 16 {
+            collect512::<SZ, N>(r, p, to);
+        } else {
+            let words = SZ * N / 4;
+            for k in 0..words {
+                let v = reg(r, word_reg(p, SZ, k));
+                for (l, v) in v.iter().enumerate() {
+                    to.cast::<u32>().add(l * words + k).write(*v);
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+unsafe fn spread512<const SZ: usize, const N: usize>(r: *mut Reg, p: &Op, m: u32, from: *const u8) {
+    let words = SZ * N / 4;
+    for h in 0..2 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let from = from.add(64 * words * h);
+            let v = match words {
+                1 => wide512::load_words::<1>(from),
+                2 => wide512::load_words::<2>(from),
+                _ => wide512::load_words::<4>(from),
+            };
+            for (k, v) in v.iter().enumerate().take(words) {
+                wide512::set(r, word_reg(p, SZ, k), h, m, *v);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+unsafe fn collect512<const SZ: usize, const N: usize>(r: *mut Reg, p: &Op, to: *mut u8) {
+    let words = SZ * N / 4;
+    for h in 0..2 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut v = [wide512::get(r, word_reg(p, SZ, 0), h); 4];
+            for (k, v) in v.iter_mut().enumerate().take(words) {
+                *v = wide512::get(r, word_reg(p, SZ, k), h);
+            }
+            let to = to.add(64 * words * h);
+            match words {
+                1 => wide512::store_words::<1>(to, v),
+                2 => wide512::store_words::<2>(to, v),
+                _ => wide512::store_words::<4>(to, v),
+            }
+        }
+    }
 }
 
 impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec for Load<S, SZ, N, WIDE> {
@@ -48,51 +226,22 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec for Lo
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel; accesses are checked.
         unsafe {
-            if (S == GLOBAL || S == GENERIC)
-                && m == !0
-                && let Some(host) = contiguous(r, p, w, SZ * N)
-            {
-                if SZ < 4 {
-                    for k in 0..N {
-                        let mut v = [0u32; 32];
-                        for (l, v) in v.iter_mut().enumerate() {
-                            *v = element(host.add((l * N + k) * SZ), SZ);
-                        }
-                        (*r.add(p.x[k] as usize)).0 = v;
-                    }
-                } else {
-                    let words = SZ * N / 4;
-                    let host = host.cast::<u32>();
-                    for k in 0..words {
-                        let mut v = [0u32; 32];
-                        for (l, v) in v.iter_mut().enumerate() {
-                            *v = host.add(l * words + k).read();
-                        }
-                        (*r.add(word_reg(p, SZ, k) as usize)).0 = v;
-                    }
+            if S == GLOBAL || S == SHARED || S == GENERIC {
+                if m == !0
+                    && let Some(host) = consecutive::<S, WIDE, L>(r, p, w, SZ * N)
+                {
+                    spread::<SZ, N, L>(r, p, !0, host);
+                    return true;
                 }
-                return true;
-            }
-            if S == SHARED {
-                let Some(host) = shared::<WIDE>(r, p, w, SZ * N, m, false) else { return false };
-                if SZ < 4 {
-                    for k in 0..N {
-                        let mut v = [0u32; 32];
-                        for (l, v) in v.iter_mut().enumerate() {
-                            *v = element(w.shared.add(host[l] as usize + k * SZ), SZ);
-                        }
-                        put::<L>(r, p.x[k], m, &v);
+                if let Some(host) = hosts::<S, WIDE>(r, p, w, SZ * N, m) {
+                    let mut lanes = std::mem::MaybeUninit::<Lanes>::uninit();
+                    let side = lanes.as_mut_ptr().cast::<u8>();
+                    for (l, host) in host.iter().enumerate() {
+                        side.add(l * SZ * N).copy_from_nonoverlapping(*host, SZ * N);
                     }
-                } else {
-                    for k in 0..SZ * N / 4 {
-                        let mut v = [0u32; 32];
-                        for (l, v) in v.iter_mut().enumerate() {
-                            *v = w.shared.add(host[l] as usize + k * 4).cast::<u32>().read();
-                        }
-                        put::<L>(r, word_reg(p, SZ, k), m, &v);
-                    }
+                    spread::<SZ, N, L>(r, p, m, side);
+                    return true;
                 }
-                return true;
             }
             let address = addresses::<WIDE>(r, p);
             load_lanes::<S, SZ, N>(r, p, w, m, &address)
@@ -105,42 +254,6 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec for Lo
 unsafe fn element(host: *const u8, size: usize) -> u32 {
     // SAFETY: the access was checked.
     unsafe { if size == 1 { u32::from(host.read()) } else { u32::from(host.cast::<u16>().read()) } }
-}
-
-/// The shared offsets of the lanes; those of inactive lanes are 0. `None` after a fault.
-#[inline(always)]
-unsafe fn shared<const WIDE: bool>(
-    r: *mut Reg,
-    p: &Op,
-    w: &mut Warp,
-    size: usize,
-    m: u32,
-    write: bool,
-) -> Option<[u32; 32]> {
-    // SAFETY: the operands are registers of the kernel.
-    unsafe {
-        let a = reg(r, p.a);
-        let mut v = [0u32; 32];
-        let mut bad = u32::from((w.shared_size as usize) < size);
-        let limit = (w.shared_size as usize).saturating_sub(size) as u32;
-        for l in 0..32 {
-            let on = 0u32.wrapping_sub((m >> l) & 1);
-            let at = a[l].wrapping_add(p.imm as u32) & on;
-            v[l] = at;
-            bad |= u32::from(at > limit) | (at & (size as u32 - 1));
-            if WIDE {
-                // The whole address must fit 32 bits.
-                let whole = crate::exec::op::wide(r, p.a, l).wrapping_add(p.imm);
-                bad |= (whole >> 32) as u32 & on;
-            }
-        }
-        if bad == 0 {
-            return Some(v);
-        }
-        let address = addresses::<WIDE>(r, p);
-        access::access_fault(w, p, SHARED, &address, (size as u64, m, write));
-        None
-    }
 }
 
 #[inline(never)]
@@ -182,47 +295,25 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel; accesses are checked.
         unsafe {
-            if (S == GLOBAL || S == GENERIC)
-                && m == !0
-                && let Some(host) = contiguous(r, p, w, SZ * N)
-            {
-                if SZ < 4 {
-                    for k in 0..N {
-                        let v = reg(r, p.x[k]);
-                        for (l, v) in v.iter().enumerate() {
-                            set_element(host.add((l * N + k) * SZ), SZ, *v);
-                        }
-                    }
-                } else {
-                    let words = SZ * N / 4;
-                    let host = host.cast::<u32>();
-                    for k in 0..words {
-                        let v = reg(r, word_reg(p, SZ, k));
-                        for (l, v) in v.iter().enumerate() {
-                            host.add(l * words + k).write(*v);
-                        }
-                    }
+            if S == GLOBAL || S == SHARED || S == GENERIC {
+                if m == !0
+                    && let Some(host) = consecutive::<S, WIDE, L>(r, p, w, SZ * N)
+                {
+                    collect::<SZ, N, L>(r, p, host);
+                    return true;
                 }
-                return true;
-            }
-            if S == SHARED {
-                let Some(host) = shared::<WIDE>(r, p, w, SZ * N, m, true) else { return false };
-                let mut left = m;
-                while left != 0 {
-                    let l = left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    let at = w.shared.add(host[l] as usize);
-                    if SZ < 4 {
-                        for k in 0..N {
-                            set_element(at.add(k * SZ), SZ, reg(r, p.x[k])[l]);
-                        }
-                    } else {
-                        for k in 0..SZ * N / 4 {
-                            at.add(k * 4).cast::<u32>().write(reg(r, word_reg(p, SZ, k))[l]);
-                        }
+                if let Some(host) = hosts::<S, WIDE>(r, p, w, SZ * N, m) {
+                    let mut lanes = std::mem::MaybeUninit::<Lanes>::uninit();
+                    let side = lanes.as_mut_ptr().cast::<u8>();
+                    collect::<SZ, N, L>(r, p, side);
+                    let mut left = m;
+                    while left != 0 {
+                        let l = left.trailing_zeros() as usize;
+                        left &= left - 1;
+                        host[l].copy_from_nonoverlapping(side.add(l * SZ * N), SZ * N);
                     }
+                    return true;
                 }
-                return true;
             }
             let address = addresses::<WIDE>(r, p);
             store_lanes::<S, SZ, N>(r, p, w, m, &address)

@@ -25,3 +25,4 @@ pub(crate) mod modes;
 pub(crate) mod mov;
 pub mod special;
 pub(crate) mod warpops;
+mod wide512;

@@ -1,6 +1,6 @@
 //! Moves: registers, immediates, addresses, packing, and address conversions.
 
-use super::lanewise::{CW2, N1, N2, W1, WfromN, lane32, lane64};
+use super::lanewise::{CW2, N1, V3, VW, W1, lane32, lane64};
 use super::special;
 use crate::exec::op::{Exec, Op, Reg, Simd, put_wide, reg};
 use crate::exec::warp::Warp;
@@ -71,17 +71,21 @@ impl Exec for Pack4 {
 
 /// Pushes `d = a` of one register.
 pub(crate) fn copy32(cx: &mut Emit, d: V, a: V) {
-    cx.push(VOp::of::<N1<Id>>(cx).def(D, d).src(A, a));
+    cx.push(VOp::of::<V3<Id>>(cx).def(D, d).src(A, a));
 }
 
 /// Pushes `d = a` of two registers.
 pub(crate) fn copy64(cx: &mut Emit, d: V, a: V) {
-    cx.push(VOp::of::<W1<IdW>>(cx).def(D, d).src(A, a));
+    cx.push(VOp::of::<VW<IdW, true, false, false>>(cx).def(D, d).src(A, a));
 }
 
 /// Pushes the sign- or zero-extension of the 32-bit `a` to the 64-bit `d`.
 pub(crate) fn extend(cx: &mut Emit, d: V, a: V, signed: bool) {
-    let op = if signed { VOp::of::<WfromN<Sext32W>>(cx) } else { VOp::of::<WfromN<Zext32W>>(cx) };
+    let op = if signed {
+        VOp::of::<VW<Sext32W, false, false, false>>(cx)
+    } else {
+        VOp::of::<VW<Zext32W, false, false, false>>(cx)
+    };
     cx.push(op.def(D, d).src(A, a));
 }
 
@@ -91,7 +95,7 @@ pub(crate) fn extend_small(cx: &mut Emit, d: V, a: V, bytes: u32, to16: bool) {
         (1, true) => VOp::of::<N1<Sext8To16>>(cx),
         (1, false) => VOp::of::<N1<Sext8>>(cx),
         (_, false) => VOp::of::<N1<Sext16>>(cx),
-        (_, true) => VOp::of::<N1<Low16>>(cx),
+        (_, true) => VOp::of::<V3<Low16>>(cx),
     };
     cx.push(op.def(D, d).src(A, a));
 }
@@ -116,7 +120,7 @@ fn pack(cx: &mut Emit, inst: &Inst, parts: &[Operand]) -> Lowered {
         }
         (RegClass::B32, [a, b]) => {
             let (d, a, b) = (cx.dst32(dest)?, cx.src16(a)?, cx.src16(b)?);
-            cx.push(VOp::of::<N2<Pack16>>(cx).def(D, d).src(A, a).src(B, b));
+            cx.push(VOp::of::<V3<Pack16>>(cx).def(D, d).src(A, a).src(B, b));
         }
         _ => return Err(cx.error("this packing is not supported")),
     }
@@ -139,11 +143,11 @@ fn unpack(cx: &mut Emit, inst: &Inst, parts: &[Operand]) -> Lowered {
         }
         let d = cx.dst32(part)?;
         let op = match (is_wide, count) {
-            (true, 2) => VOp::of::<N1<Id>>(cx).src(A, source.part(k as u8)),
-            (true, 4) if k % 2 == 0 => VOp::of::<N1<Low16>>(cx).src(A, source.part(k as u8 / 2)),
-            (true, 4) => VOp::of::<N1<High16>>(cx).src(A, source.part(k as u8 / 2)),
-            (false, 2) if k == 0 => VOp::of::<N1<Low16>>(cx).src(A, source),
-            (false, 2) => VOp::of::<N1<High16>>(cx).src(A, source),
+            (true, 2) => VOp::of::<V3<Id>>(cx).src(A, source.part(k as u8)),
+            (true, 4) if k % 2 == 0 => VOp::of::<V3<Low16>>(cx).src(A, source.part(k as u8 / 2)),
+            (true, 4) => VOp::of::<V3<High16>>(cx).src(A, source.part(k as u8 / 2)),
+            (false, 2) if k == 0 => VOp::of::<V3<Low16>>(cx).src(A, source),
+            (false, 2) => VOp::of::<V3<High16>>(cx).src(A, source),
             (false, 4) => VOp::of::<N1<Byte>>(cx).src(A, source).imm(k as u64),
             _ => return Err(cx.error("this unpacking is not supported")),
         };

@@ -216,12 +216,6 @@ pub(crate) fn meet(cx: &mut Emit, operand: &Operand) -> Result<V, LoadError> {
     Ok(members)
 }
 
-/// Pushes the wait of an `.aligned` operation for all live lanes.
-pub(crate) fn meet_all(cx: &mut Emit) {
-    let members = cx.const32(!0);
-    cx.push(VOp::of::<Meet>(cx).src(A, members).raw(B, 1));
-}
-
 type Lowered = Result<bool, LoadError>;
 
 /// Destination `d|p` of a value and a predicate.
