@@ -13,6 +13,8 @@ mod calls;
 mod context;
 #[path = "driver/device.rs"]
 mod device;
+#[path = "driver/header.rs"]
+mod header;
 #[path = "driver/install.rs"]
 mod install;
 #[path = "driver/launch.rs"]

@@ -4,6 +4,7 @@
 //! thread launches at a time.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -54,7 +55,8 @@ struct Job {
     /// Blocks that have been handed out.
     next: AtomicU64,
     total: u64,
-    chunk: u64,
+    /// Threads that may work on it.
+    threads: u64,
     /// Blocks that have begun and not finished.
     resident: AtomicUsize,
     /// So many may at once.
@@ -97,12 +99,11 @@ impl Pool {
     /// The first fault that a block met; other blocks then stop early.
     pub fn run(&self, launch: Arc<Launch>, limits: Limits) -> Result<(), Box<Fault>> {
         let total = launch.grid.iter().map(|blocks| u64::from(*blocks)).product();
-        let share = total / (4 * self.threads() as u64);
         let job = Arc::new(Job {
             launch,
             next: AtomicU64::new(0),
             total,
-            chunk: share.clamp(1, MOST_BLOCKS),
+            threads: self.threads() as u64,
             resident: AtomicUsize::new(0),
             resident_limit: limits.resident.max(self.threads()),
             done: AtomicU64::new(0),
@@ -258,18 +259,22 @@ impl Job {
             && self.resident.load(Ordering::Relaxed) < self.resident_limit
     }
 
+    /// The next blocks to begin; fewer towards the end, so that all threads finish at about the same time.
+    fn take_blocks(&self) -> Range<u64> {
+        let chunk = |first: u64| ((self.total - first) / (4 * self.threads)).clamp(1, MOST_BLOCKS);
+        let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| {
+            (first < self.total).then(|| first + chunk(first))
+        });
+        taken.map_or(0..0, |first| first..first + chunk(first))
+    }
+
     /// The state of the next block, set up.
-    fn begin_next(
-        &self,
-        worker: &mut Worker,
-        taken: &mut std::ops::Range<u64>,
-    ) -> Option<BlockState> {
+    fn begin_next(&self, worker: &mut Worker, taken: &mut Range<u64>) -> Option<BlockState> {
         if taken.is_empty() {
             if !self.may_begin() {
                 return None;
             }
-            let first = self.next.fetch_add(self.chunk, Ordering::Relaxed).min(self.total);
-            *taken = first..(first + self.chunk).min(self.total);
+            *taken = self.take_blocks();
         }
         let index = taken.next()?;
         self.resident.fetch_add(1, Ordering::Relaxed);
