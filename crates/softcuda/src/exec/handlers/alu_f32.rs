@@ -68,24 +68,22 @@ impl super::map::Ternary for FmaModes {
     }
 }
 
-/// A number whose order as i32 is that of the float, -0 below +0.
-#[inline(always)]
-fn order(bits: u32) -> i32 {
-    (bits ^ ((bits as i32 >> 31) as u32 >> 1)) as i32
-}
-
 #[inline(always)]
 fn is_nan(bits: u32) -> bool {
     bits & 0x7fff_ffff > 0x7f80_0000
 }
 
-/// Minimum or maximum: a NaN loses, two give the canonical NaN.
+/// Minimum or maximum: a NaN loses, two give the canonical NaN, -0 is below +0.
 #[inline(always)]
 pub(crate) fn extremum(a: u32, b: u32, maximum: bool) -> u32 {
-    let chosen = if (order(a) < order(b)) != maximum { a } else { b };
-    let chosen = if is_nan(a) { b } else { chosen };
-    let chosen = if is_nan(b) { a } else { chosen };
-    if is_nan(chosen) { NAN32 } else { chosen }
+    let (x, y) = (float(a), float(b));
+    let wins = if maximum { x > y } else { x < y };
+    // Equal values differ in nothing but the sign of a zero. A NaN in `a` never wins.
+    let equal = if maximum { a & b } else { a | b };
+    let chosen = if wins { a } else { b };
+    let chosen = if x == y { equal } else { chosen };
+    let chosen = if y.is_nan() { a } else { chosen };
+    canon32(float(chosen))
 }
 
 binary!(Min, u32 => u32, |a, b, _| extremum(a, b, false));

@@ -221,12 +221,14 @@ struct Lanes {
     bytes: [u32; 32],
 }
 
-impl<const SIZE: u32, const FORM: u8> Exec for Copy<SIZE, FORM> {
+impl Lanes {
+    /// # Safety
+    /// The operands of `p` are registers or a mask of the kernel, by the form.
     #[inline(always)]
-    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+    unsafe fn of<const SIZE: u32, const FORM: u8>(r: *mut Reg, p: &Op) -> Self {
         let mut lanes = Lanes { to: [0; 32], from: [0; 32], bytes: [SIZE; 32] };
         let (to_offset, from_offset) = (p.imm as u32, (p.imm >> 32) as i32 as u64);
-        // SAFETY: `a`, `b` and, by the form, `x[0]` are registers or a mask of the kernel.
+        // SAFETY: the caller's promise.
         unsafe {
             for lane in 0..32 {
                 lanes.to[lane] = reg(r, p.a)[lane].wrapping_add(to_offset);
@@ -242,11 +244,22 @@ impl<const SIZE: u32, const FORM: u8> Exec for Copy<SIZE, FORM> {
                 }
             }
         }
-        let whole = FORM == WHOLE || all_are(&lanes.bytes, SIZE);
-        // SAFETY: the warp's memory is that of its block and device; the processor has the level.
+        lanes
+    }
+}
+
+impl<const SIZE: u32, const FORM: u8> Exec for Copy<SIZE, FORM> {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the operands are registers or a mask of the kernel, by the form; the warp's
+        // memory is that of its block and device; the processor has the level.
         unsafe {
-            (SIZE == 16 && m == !0 && whole && copy_blocks::<L>(w, &lanes))
-                || copy::<SIZE>(w, p, m, &lanes)
+            let lanes = Lanes::of::<SIZE, FORM>(r, p);
+            let whole = FORM == WHOLE || all_are(&lanes.bytes, SIZE);
+            if SIZE == 16 && m == !0 && whole && copy_blocks::<L>(w, &lanes) {
+                return true;
+            }
+            copy::<SIZE, FORM>(r, w, p, m)
         }
     }
 }
@@ -352,10 +365,15 @@ unsafe fn in_fours<L: Simd>(to: &[u32; 32], from: &[u64; 32]) -> bool {
     different == 0
 }
 
+/// Any copy, lane by lane. Not inlined, and without arguments on the handler's stack: the handler
+/// calls the next one in tail position.
+///
 /// # Safety
-/// `w` is a warp of a running block.
-#[inline(always)]
-unsafe fn copy<const SIZE: u32>(w: &mut Warp, p: &Op, m: u32, lanes: &Lanes) -> bool {
+/// `w` is a warp of a running block, `p` an op of its kernel, `r` its registers.
+#[inline(never)]
+unsafe fn copy<const SIZE: u32, const FORM: u8>(r: *mut Reg, w: &mut Warp, p: &Op, m: u32) -> bool {
+    // SAFETY: the caller's promise.
+    let lanes = &unsafe { Lanes::of::<SIZE, FORM>(r, p) };
     let last = w.shared_size.wrapping_sub(SIZE);
     let mut bad = u32::from(w.shared_size < SIZE);
     for lane in 0..32 {

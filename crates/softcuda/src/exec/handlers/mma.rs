@@ -18,22 +18,6 @@ use crate::lower::emit::{B, C, Emit, Mods, V, VOp, X, Y};
 use crate::ptx::ast::{Inst, Operand};
 use crate::ptx::types::ScalarType;
 
-/// The registers of an op: `x[0..4]` D, `x[4..8]` A, `b` and `c` B, `y(0..4)` C.
-///
-/// # Safety
-/// The op is an `mma` of the kernel whose registers begin at `r`.
-#[inline(always)]
-unsafe fn fragments(r: *mut Reg, p: &Op) -> Fragments {
-    // SAFETY: the indices are registers of the kernel.
-    let at = |i: u16| unsafe { r.add(i as usize) };
-    Fragments {
-        a: [at(p.x[4]), at(p.x[5]), at(p.x[6]), at(p.x[7])],
-        b: [at(p.b), at(p.c)],
-        c: [at(p.y(0)), at(p.y(1)), at(p.y(2)), at(p.y(3))],
-        d: [at(p.x[0]), at(p.x[1]), at(p.x[2]), at(p.x[3])],
-    }
-}
-
 /// A matrix instruction is executed by all 32 lanes of a warp together: waits for the lanes that
 /// run elsewhere, and fails if some have exited. Returns false.
 #[cold]
@@ -56,9 +40,26 @@ impl<const KIND: u8, const KR: usize> Exec for Mma<KIND, KR> {
             return gather(w, p, m);
         }
         // SAFETY: the arguments are those of a handler of this op.
-        unsafe { multiply::<L, KIND, KR>(&fragments(r, p)) };
+        unsafe {
+            if L::LEVEL != Level::Base && matches!(KIND, BF16 | F16 | TF32) {
+                multiply::<L, KIND, KR>(&Fragments::of(r, p));
+            } else {
+                multiply_apart::<L, KIND, KR>(r, p);
+            }
+        }
         true
     }
+}
+
+/// [`multiply`] with its tables in a stack frame of its own: a handler must have none, since it
+/// calls the next one in tail position.
+///
+/// # Safety
+/// `p` is an `mma` op of the kernel whose registers begin at `r`; the processor has the level.
+#[inline(never)]
+unsafe fn multiply_apart<L: Simd, const KIND: u8, const KR: usize>(r: *mut Reg, p: &Op) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply::<L, KIND, KR>(&Fragments::of(r, p)) };
 }
 
 /// # Safety
@@ -84,32 +85,40 @@ impl<const KIND: u8, const KR: usize> Exec for MmaF16<KIND, KR> {
         if m != !0 {
             return gather(w, p, m);
         }
-        let mut sums = [Reg([0; 32]); 4];
         // SAFETY: the arguments are those of a handler of this op.
-        let mut f = unsafe { fragments(r, p) };
-        for q in 0..2 {
-            for lane in 0..32 {
-                // SAFETY: C is a register of the kernel.
-                let word = unsafe { (*f.c[q]).0[lane] };
-                sums[2 * q].0[lane] = f16_widen(word & 0xffff);
-                sums[2 * q + 1].0[lane] = f16_widen(word >> 16);
-            }
-        }
-        let d = f.d;
-        let base = sums.as_mut_ptr();
-        // SAFETY: `sums` has four registers.
-        f.d = unsafe { [base, base.add(1), base.add(2), base.add(3)] };
-        f.c = [f.d[0], f.d[1], f.d[2], f.d[3]];
-        // SAFETY: A and B are registers of the kernel, C and D those of `sums`.
-        unsafe { multiply::<L, KIND, KR>(&f) };
-        for q in 0..2 {
-            for lane in 0..32 {
-                let (low, high) = (sums[2 * q].0[lane], sums[2 * q + 1].0[lane]);
-                // SAFETY: D is a register of the kernel.
-                unsafe { (*d[q]).0[lane] = f16_near(low) | f16_near(high) << 16 };
-            }
-        }
+        unsafe { multiply_f16::<L, KIND, KR>(r, p) };
         true
+    }
+}
+
+/// # Safety
+/// As [`multiply_apart`].
+#[inline(never)]
+unsafe fn multiply_f16<L: Simd, const KIND: u8, const KR: usize>(r: *mut Reg, p: &Op) {
+    let mut sums = [Reg([0; 32]); 4];
+    // SAFETY: the caller's promise.
+    let mut f = unsafe { Fragments::of(r, p) };
+    for q in 0..2 {
+        for lane in 0..32 {
+            // SAFETY: C is a register of the kernel.
+            let word = unsafe { (*f.c[q]).0[lane] };
+            sums[2 * q].0[lane] = f16_widen(word & 0xffff);
+            sums[2 * q + 1].0[lane] = f16_widen(word >> 16);
+        }
+    }
+    let d = f.d;
+    let base = sums.as_mut_ptr();
+    // SAFETY: `sums` has four registers.
+    f.d = unsafe { [base, base.add(1), base.add(2), base.add(3)] };
+    f.c = [f.d[0], f.d[1], f.d[2], f.d[3]];
+    // SAFETY: A and B are registers of the kernel, C and D those of `sums`.
+    unsafe { multiply::<L, KIND, KR>(&f) };
+    for q in 0..2 {
+        for lane in 0..32 {
+            let (low, high) = (sums[2 * q].0[lane], sums[2 * q + 1].0[lane]);
+            // SAFETY: D is a register of the kernel.
+            unsafe { (*d[q]).0[lane] = f16_near(low) | f16_near(high) << 16 };
+        }
     }
 }
 
@@ -122,11 +131,18 @@ impl<const KR: usize> Exec for MmaInt<KR> {
             return gather(w, p, m);
         }
         // SAFETY: the arguments are those of a handler of this op.
-        unsafe {
-            integers::<KR>(&fragments(r, p), (p.a & 1 != 0, p.a & 2 != 0), p.a & 4 != 0);
-        }
+        unsafe { multiply_integers::<KR>(r, p) };
         true
     }
+}
+
+/// # Safety
+/// As [`multiply_apart`].
+#[inline(never)]
+unsafe fn multiply_integers<const KR: usize>(r: *mut Reg, p: &Op) {
+    let (signed, clamp) = ((p.a & 1 != 0, p.a & 2 != 0), p.a & 4 != 0);
+    // SAFETY: the caller's promise.
+    unsafe { integers::<KR>(&Fragments::of(r, p), signed, clamp) };
 }
 
 /// bf16 by `vdpbf16ps` where it gives the same bits: all ops of a run of such ops, whose `jmp` says
@@ -156,7 +172,7 @@ unsafe extern "C" fn mma_dot<const KR: usize>(
         let plan = op.jmp as u32;
         // SAFETY: the caller's promise.
         unsafe {
-            let f = fragments(r, op);
+            let f = Fragments::of(r, op);
             if plan & NEW_A != 0 {
                 let [a0, a1, a2, a3] = f.a;
                 clean_a = if KR == 2 {

@@ -10,7 +10,7 @@
 
 use super::fma32;
 use super::round::{bf16_widen, canon32, f16_widen};
-use crate::exec::op::{Reg, Simd};
+use crate::exec::op::{Op, Reg, Simd};
 
 /// Element types as const parameters.
 pub(crate) const BF16: u8 = 0;
@@ -31,7 +31,26 @@ pub(crate) struct Fragments {
     pub(crate) d: [*mut Reg; 4],
 }
 
+impl Fragments {
+    /// The registers of an op: `x[0..4]` D, `x[4..8]` A, `b` and `c` B, `y(0..4)` C.
+    ///
+    /// # Safety
+    /// The op is an `mma` of the kernel whose registers begin at `r`.
+    #[inline(always)]
+    pub(crate) unsafe fn of(r: *mut Reg, p: &Op) -> Self {
+        // SAFETY: the indices are registers of the kernel.
+        let at = |i: u16| unsafe { r.add(i as usize) };
+        Fragments {
+            a: [at(p.x[4]), at(p.x[5]), at(p.x[6]), at(p.x[7])],
+            b: [at(p.b), at(p.c)],
+            c: [at(p.y(0)), at(p.y(1)), at(p.y(2)), at(p.y(3))],
+            d: [at(p.x[0]), at(p.x[1]), at(p.x[2]), at(p.x[3])],
+        }
+    }
+}
+
 /// Elements in a word.
+#[inline(always)]
 pub(crate) const fn per_word(kind: u8) -> usize {
     match kind {
         TF32 => 1,
