@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(128, 2) switches(const int* in, int
       case 7: if (r > 100) goto done; r += 11; break;
       default: r |= 1;
     }
-    while (r & 0x1000) r >>= 1;
+    while (r & 0x1000) r = (unsigned)r >> 1;
   }
 done:
   out[threadIdx.x] = r;

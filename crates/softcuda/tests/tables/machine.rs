@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use softcuda::exec::{Launch, Level, Settings, Worker};
+use softcuda::exec::{Launch, Level, Progress, Settings, Worker};
 use softcuda::fault::{Fault, LoadError};
 use softcuda::lower::{Env, lower};
 use softcuda::memory::Memory;
 use softcuda::ptx;
-use softcuda::ptx::ast::{Module, Symbol, VarId};
+use softcuda::ptx::ast::{FuncId, Module, Symbol, VarId};
 use softcuda::ptx::types::Space;
 
 /// Every level that this processor has.
@@ -66,9 +66,13 @@ impl Machine {
             if let Some(init) = &variable.init {
                 bytes[..init.bytes.len()].copy_from_slice(&init.bytes);
                 for r in &init.relocations {
-                    let Symbol::Var(VarId(id)) = r.target else { panic!("a function's address") };
-                    let value =
-                        self.variables[id as usize].expect("placed").wrapping_add_signed(r.addend);
+                    let base = match r.target {
+                        Symbol::Var(VarId(id)) => self.variables[id as usize].expect("placed"),
+                        // The tag of function tokens.
+                        Symbol::Func(FuncId(id)) => 4 << 48 | u64::from(id),
+                        other => panic!("{other:?} in an initial value"),
+                    };
+                    let value = base.wrapping_add_signed(r.addend);
                     let (at, width) = (r.at as usize, usize::from(r.width));
                     bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
                 }
@@ -139,9 +143,20 @@ impl Machine {
         let [x, y, z] = shape.grid;
         let blocks = (0..z).flat_map(|z| (0..y).flat_map(move |y| (0..x).map(move |x| [x, y, z])));
         for block in blocks {
-            if let Err(fault) = worker.run_block(&launch, block) {
+            let mut state = worker.take();
+            if let Err(fault) = state.begin(&launch, block) {
                 return Ok(Err(fault));
             }
+            // A kernel of these tests that does not end is wrong.
+            for step in 0.. {
+                assert!(step < 1000, "block {block:?} does not end");
+                match state.step(&launch, 100_000) {
+                    Err(fault) => return Ok(Err(fault)),
+                    Ok(Progress::Done) => break,
+                    Ok(_) => {}
+                }
+            }
+            worker.put_back(state);
         }
         Ok(Ok(()))
     }

@@ -3,11 +3,15 @@
 
 use std::fmt::Write as _;
 
+use softcuda::exec::Order;
+
 use super::harness::Random;
 use super::machine::{Machine, levels};
 
 /// Variables of a program; the first holds the thread's index at the start.
 const VARIABLES: usize = 6;
+/// Threads of a block: two warps and a part of one.
+const THREADS: usize = 70;
 
 #[derive(Debug)]
 enum Expr {
@@ -40,6 +44,9 @@ enum Statement {
     Break(Expr),
     /// Ends the thread under a condition, after storing.
     Exit(Expr),
+    /// Through shared memory and barriers, the variable of the thread so far behind, at the top
+    /// level alone. Of a thread that has ended, what it gave last; nothing is 0.
+    Exchange(usize, usize),
     /// A predicated assignment.
     Guarded(Expr, usize, Expr),
 }
@@ -144,6 +151,7 @@ fn interpret(program: &[Statement], v: &mut [u32; VARIABLES]) -> Flow {
             Statement::Break(condition) if value(condition, v) & 1 == 1 => Flow::Break,
             Statement::Exit(condition) if value(condition, v) & 3 == 1 => Flow::Exit,
             Statement::Break(_) | Statement::Exit(_) => Flow::Next,
+            Statement::Exchange(..) => unreachable!("at the top level alone"),
         };
         if flow != Flow::Next {
             return flow;
@@ -256,6 +264,17 @@ impl Writer {
                     self.line(&format!("bra {top};"));
                     self.line(&format!("{end}:"));
                 }
+                Statement::Exchange(variable, distance) => {
+                    self.line(&format!("st.shared.u32 [%s], %v{variable};"));
+                    self.line("bar.sync 0;");
+                    let t = format!("%t{}", self.registers);
+                    self.registers += 1;
+                    self.line(&format!("add.u32 {t}, %i2, {distance};"));
+                    self.line(&format!("rem.u32 {t}, {t}, {THREADS};"));
+                    self.line(&format!("mad.lo.u32 {t}, {t}, 4, %base;"));
+                    self.line(&format!("ld.shared.u32 %v{variable}, [{t}];"));
+                    self.line("bar.sync 0;");
+                }
                 Statement::Break(condition) => {
                     let p = self.test(condition, 1, 1);
                     self.line(&format!("@{p} bra {};", leave.expect("in a loop")));
@@ -286,12 +305,14 @@ fn kernel(program: &[Statement]) -> String {
     format!(
         ".version 8.0 .target sm_80 .address_size 64
 .visible .entry k(.param .u64 out) {{
- .reg .b32 %v<{VARIABLES}>, %t<{}>, %i<4>; .reg .b64 %w<4>; .reg .pred %p<{}>;
+ .shared .align 4 .b8 shared[{}]; .reg .b32 %s, %base, %v<{VARIABLES}>, %t<{}>, %i<4>; .reg .b64 %w<4>; .reg .pred %p<{}>;
  mov.u32 %i0, %ctaid.x; mov.u32 %i1, %ntid.x; mov.u32 %i2, %tid.x; mad.lo.u32 %v0, %i0, %i1, %i2;
  ld.param.u64 %w0, [out]; mul.wide.u32 %w1, %v0, {}; add.u64 %w0, %w0, %w1;
+ mov.u32 %base, shared; mad.lo.u32 %s, %i2, 4, %base; mov.u32 %i3, 0; st.shared.u32 [%s], %i3; bar.sync 0;
  mov.u32 %v1, 1; mov.u32 %v2, %i2; mov.u32 %v3, 3; mul.lo.u32 %v4, %v0, 2654435761; mov.u32 %v5, %i0;
 {} ret;
 }}\n",
+        4 * THREADS,
         writer.registers + 1,
         writer.predicates + 1,
         4 * VARIABLES,
@@ -299,27 +320,68 @@ fn kernel(program: &[Statement]) -> String {
     )
 }
 
+/// A random program whose top level has exchanges between threads.
+fn program(seed: u64) -> Vec<Statement> {
+    let mut random = Random::new(seed);
+    let mut program = block(&mut random, 4, false);
+    for _ in 0..random.below(4) {
+        let variable = random.below(VARIABLES as u64) as usize;
+        let distance = 1 + random.below(THREADS as u64 - 1) as usize;
+        let at = random.below(program.len() as u64 + 1) as usize;
+        program.insert(at, Statement::Exchange(variable, distance));
+        program.push(statement(&mut random, 3, false));
+    }
+    program
+}
+
+/// A kernel of a random program.
+pub fn random_kernel(seed: u64) -> String {
+    kernel(&program(seed))
+}
+
+/// The variables of all threads of a block at their ends.
+fn model(program: &[Statement], number: usize) -> Vec<[u32; VARIABLES]> {
+    let mut threads: Vec<[u32; VARIABLES]> = (0..THREADS)
+        .map(|tid| {
+            let thread = (number * THREADS + tid) as u32;
+            [thread, 1, tid as u32, 3, thread.wrapping_mul(2_654_435_761), number as u32]
+        })
+        .collect();
+    let mut ended = [false; THREADS];
+    let mut shared = [0; THREADS];
+    for statement in program {
+        if let Statement::Exchange(variable, distance) = statement {
+            let live = || (0..THREADS).filter(|tid| !ended[*tid]);
+            live().for_each(|tid| shared[tid] = threads[tid][*variable]);
+            for tid in live() {
+                threads[tid][*variable] = shared[(tid + distance) % THREADS];
+            }
+            continue;
+        }
+        for (tid, v) in threads.iter_mut().enumerate() {
+            if !ended[tid] {
+                ended[tid] = interpret(std::slice::from_ref(statement), v) == Flow::Exit;
+            }
+        }
+    }
+    threads
+}
+
 #[test]
 fn structured_programs_agree_with_a_lane_by_lane_interpreter() {
-    const THREADS: u32 = 70;
-    for seed in 0..300 {
-        let mut random = Random::new(seed);
-        let program = block(&mut random, 4, false);
+    for seed in 0..400 {
+        let program = program(seed);
         let text = kernel(&program);
-        let machine = Machine::new(&text);
-        let expected: Vec<u32> = (0..2 * THREADS)
-            .flat_map(|thread| {
-                let tid = thread % THREADS;
-                let mut v =
-                    [thread, 1, tid, 3, thread.wrapping_mul(2_654_435_761), thread / THREADS];
-                interpret(&program, &mut v);
-                v
-            })
-            .collect();
+        let mut machine = Machine::new(&text);
+        let expected: Vec<u32> =
+            (0..2).flat_map(|block| model(&program, block)).flatten().collect();
         for level in levels() {
+            // Warps from the first or from the last: nobody may notice.
+            machine.settings.warps =
+                if seed % 2 == 0 { Order::Ascending } else { Order::Descending };
             let out = machine.upload(&vec![0; 4 * expected.len()]);
-            let launched =
-                machine.launch(level, "k", [2, 1, 1], [THREADS, 1, 1], 0, &out.to_le_bytes());
+            let block = [THREADS as u32, 1, 1];
+            let launched = machine.launch(level, "k", [2, 1, 1], block, 0, &out.to_le_bytes());
             launched.unwrap_or_else(|why| panic!("seed {seed}: {why}\n{text}"));
             let got = machine.words(out, expected.len());
             machine.free(out);
