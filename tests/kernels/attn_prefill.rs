@@ -2,7 +2,7 @@
 
 use half::bf16;
 use qwen2vl::ops::OpError;
-use qwen2vl::reference::attn::Heads;
+use qwen2vl::reference::attn::{Attended, Heads};
 
 use crate::orders::in_every_order;
 use crate::paged::{Sequence, Step, assert_same_bits};
@@ -57,6 +57,41 @@ fn matches_the_oracle() {
 #[test]
 fn matches_the_oracle_gpu_small() {
     check(&((2, 1, 128), &[(17, 81)], None, 1.0, "two tiles"));
+}
+
+/// Steps of random shapes, each against the oracle; the last row of each sequence against
+/// attn_decode.
+#[test]
+fn random_steps_match_the_oracle_and_attn_decode() {
+    for case in 0..40 {
+        let label = format!("random step {case}");
+        let mut rng = Rng::new(&label);
+        let (group, kv_heads) = (1 + rng.below(10), 1 + rng.below(2));
+        let shape =
+            Heads { heads: group * kv_heads, kv_heads, head_dim: [32, 64, 128][rng.below(3)] };
+        let window = [None, None, Some(1 + rng.below(300))][rng.below(3)];
+        let sequences: Vec<_> = (0..1 + rng.below(3))
+            .map(|_| {
+                let keys = 1 + rng.below(if shape.head_dim == 32 { 600 } else { 300 });
+                let rows = 1 + rng.below(keys.min(40));
+                Sequence::random(&mut rng, shape, rows, keys, 2.0)
+            })
+            .collect();
+        let got = run(shape, &sequences, window, &label);
+        let want: Vec<_> = sequences.iter().flat_map(|s| s.attended(shape, window)).collect();
+        assert_attended(&got, &want, &label);
+
+        let (mut last, mut end) = (Vec::new(), 0);
+        for sequence in &sequences {
+            let row = shape.heads * shape.head_dim;
+            end += sequence.queries.len();
+            last.extend_from_slice(&got[end - row..end]);
+        }
+        let newest = |s: &Sequence| s.part(shape, s.rows(shape) - 1, s.rows(shape));
+        let newest: Vec<_> = sequences.iter().map(newest).collect();
+        let decoded = Step::new(device(), shape, &newest, window).decode(device(), &label);
+        assert_same_bits(&decoded.expect(&label), &last, &label);
+    }
 }
 
 #[test]
@@ -152,6 +187,29 @@ fn nan_stays_in_its_sequence_and_behind_its_key() {
     assert_same_bits(&got[..first + 3 * row], &clean[..first + 3 * row], "before the NaN");
     assert_same_bits(&got[last..], &clean[last..], "the sequence after");
     assert!(got[first + 3 * row..last].iter().all(|v| v.is_nan()), "rows that see the NaN");
+}
+
+#[test]
+fn an_infinite_score_hides_a_key_or_shows() {
+    let shape = shape((1, 1, 64));
+    let mut sequence = Sequence::random(&mut Rng::new("infinite"), shape, 70, 70, 1.0);
+    sequence.keys[64 * 2] = bf16::INFINITY;
+    for row in 0..70 {
+        // Rows 0 and 1 do not see key 2; of the others even ones score -inf, odd ones +inf.
+        let sign = if row % 2 == 0 { -1.0 } else { 1.0 };
+        sequence.queries[64 * row] = bf16::from_f32(sign);
+    }
+    let got = run(shape, std::slice::from_ref(&sequence), None, "infinite");
+    let want = sequence.attended(shape, None);
+    for (row, (got, want)) in got.chunks(64).zip(want).enumerate() {
+        let hidden = row < 2 || row % 2 == 0;
+        if !hidden {
+            assert!(got.iter().all(|v| v.is_nan()), "row {row}");
+            continue;
+        }
+        let finite = Attended { largest_score: 10.0, ..want };
+        assert_attended(got, &[finite], &format!("row {row}"));
+    }
 }
 
 #[test]

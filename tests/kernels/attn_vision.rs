@@ -9,7 +9,7 @@ use qwen2vl::units::PatchRows;
 
 use crate::guarded::Guarded;
 use crate::orders::in_every_order;
-use crate::paged::assert_same_bits;
+use crate::paged::{NO_WORK, assert_same_bits};
 use crate::support::{Rng, device};
 use crate::tolerance::assert_attended;
 
@@ -39,7 +39,9 @@ fn run(
     }
     let rows = lengths.iter().sum();
     let qkv = device().upload(qkv)?;
-    let work = device().upload(&attn_vision::work_list(&cu_rows))?;
+    let mut work = attn_vision::work_list(&cu_rows);
+    work.extend(NO_WORK);
+    let work = device().upload(&work)?;
     let cu_rows = device().upload(&cu_rows)?;
     let mut o = Guarded::new(device(), rows * heads * dim);
     let (qkv, work): (View<'_, bf16>, View<'_, i32>) = (qkv.view(), work.view());
@@ -108,6 +110,7 @@ fn nan_stays_in_its_frame() {
 fn no_rows_are_no_launch() {
     assert_eq!(run(&[], &[], 2, 80, "no frames").unwrap(), []);
     assert_eq!(run(&[], &[0, 0], 2, 80, "empty frames").unwrap(), []);
+    assert!(attn_vision::work_list(&[0, 0, 0]).is_empty());
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::support::Rng;
 
 /// A signalling NaN: fills page tails, other layers, unused pages, and columns that no kernel reads.
 pub const UNREADABLE: bf16 = bf16::from_bits(0x7f81);
+/// Fills a work list up: the block leaves at once.
+pub const NO_WORK: [i32; 4] = [-1, 0, 0, 0];
 const LAYERS: usize = 2;
 const LAYER: usize = 1;
 
@@ -156,6 +158,7 @@ impl Step {
             let items = attn_prefill::items(i as i32, bounds[1] - bounds[0], self.kv_len[i]);
             work.extend(items.flatten());
         }
+        work.extend(NO_WORK);
         let work = device.upload(&work)?;
         let mut o = Guarded::new(device, self.rows * self.shape.heads * self.shape.head_dim);
         AttnPrefill {
@@ -201,7 +204,9 @@ impl Step {
         parts: &mut Parts,
         label: &str,
     ) -> Result<Vec<bf16>, OpError> {
-        let work = device.upload(&attn_decode::work_list(&self.cu_rows, &self.kv_len))?;
+        let mut work = attn_decode::work_list(&self.cu_rows, &self.kv_len);
+        work.extend(NO_WORK);
+        let work = device.upload(&work)?;
         let mut o = Guarded::new(device, self.rows * self.shape.heads * self.shape.head_dim);
         AttnDecode {
             qkv: self.qkv.view(),
