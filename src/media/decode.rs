@@ -16,6 +16,9 @@ use super::gif::{Backdrop, widened};
 use super::jpeg::Jpeg;
 use super::{Limits, MediaError, Rgb8, Size};
 
+/// Bytes that a PNG may make its decoder take beside the picture: text, colour profiles, one row.
+const ANCILLARY: u64 = 64 << 20;
+
 /// A picture format, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -138,7 +141,8 @@ impl<'a> Opened<'a> {
                 let what = "the format is not built; convert the picture to PNG";
                 return Err(MediaError::UnsupportedFormat { format, what });
             }
-            Format::Png => png::PngDecoder::new(reader).map(|png| Box::new(png) as _),
+            Format::Png => png::PngDecoder::with_limits(reader, allowed(ANCILLARY))
+                .map(|png| Box::new(png) as _),
             Format::WebP => webp::WebPDecoder::new(reader).map(|webp| Box::new(webp) as _),
             Format::Gif => gif::GifDecoder::new(reader).map(|gif| Box::new(gif) as _),
             Format::Bmp => bmp::BmpDecoder::new(reader).map(|bmp| Box::new(bmp) as _),
@@ -150,13 +154,37 @@ impl<'a> Opened<'a> {
         let size = Size { height: side(height), width: side(width) };
         limits.check_size(size)?;
         // What a decoder may take beside the picture itself: its own copy, at 8 bytes a pixel.
-        let mut allowed = image::Limits::no_limits();
-        allowed.max_alloc = Some(limits.pixels.saturating_mul(16));
-        decoder.set_limits(allowed).map_err(|error| failed(format, error))?;
-        let exif = decoder.exif_metadata().map_err(|error| failed(format, error))?;
-        let xmp = decoder.xmp_metadata().map_err(|error| failed(format, error))?;
-        let turn = orientation(exif.as_deref(), xmp.as_deref());
+        let copy = allowed(limits.pixels.saturating_mul(16));
+        decoder.set_limits(copy).map_err(|error| failed(format, error))?;
+        let turn = if format == Format::WebP {
+            // The decoder takes the declared size of a chunk before it looks whether it is there.
+            orientation(riff_chunk(bytes, b"EXIF"), riff_chunk(bytes, b"XMP "))
+        } else {
+            let (exif, xmp) = (decoder.exif_metadata(), decoder.xmp_metadata());
+            orientation(exif.ok().flatten().as_deref(), xmp.ok().flatten().as_deref())
+        };
         Ok(Self { format, size, turn, decoder: Decoder::Image(decoder) })
+    }
+}
+
+fn allowed(bytes: u64) -> image::Limits {
+    let mut limits = image::Limits::no_limits();
+    limits.max_alloc = Some(bytes);
+    limits
+}
+
+/// Content of the first chunk of a kind in a RIFF file, if all of it is there.
+fn riff_chunk<'a>(bytes: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
+    const HEADER: usize = 12; // RIFF, its size, WEBP
+    let mut rest = bytes.get(HEADER..)?;
+    loop {
+        let (found, after) = rest.split_first_chunk::<4>()?;
+        let (size, after) = after.split_first_chunk::<4>()?;
+        let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
+        if found == kind {
+            return after.get(..size);
+        }
+        rest = after.get(size.checked_next_multiple_of(2)?..)?;
     }
 }
 

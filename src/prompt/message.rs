@@ -170,6 +170,13 @@ impl Part {
                 return Err(PromptError::Unsupported { spot, what });
             }
         }
+        match self.json.get("detail").and_then(Value::as_str) {
+            None | Some("auto" | "high") => {}
+            Some(_) => {
+                let what = "a detail other than auto and high; use max_pixels";
+                return Err(PromptError::Unsupported { spot, what });
+            }
+        }
         let source = match &self.source {
             Some(source) => source.clone(),
             None => Source::from_text(self.source_text(spot)?, folder, limits)

@@ -429,6 +429,10 @@ impl Processor {
     }
 }
 
+/// A service shares one processor among its threads.
+const fn shared<T: Send + Sync>() {}
+const _: () = shared::<Processor>();
+
 /// How far into a picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Depth {

@@ -111,6 +111,25 @@ fn an_absurd_size_is_refused_before_a_pixel_is_allocated() {
 }
 
 #[test]
+fn what_stands_beside_the_picture_costs_nothing() {
+    // A colour profile of 100 MB that is 100 kB in the file.
+    let mut png = Vec::new();
+    let mut encoder = image::codecs::png::PngEncoder::new(&mut png);
+    image::ImageEncoder::set_icc_profile(&mut encoder, vec![0; 100 << 20]).unwrap();
+    image::ImageEncoder::write_image(encoder, &[9; 12], 2, 2, image::ExtendedColorType::Rgb8)
+        .unwrap();
+    assert!(png.len() < 1 << 20);
+    assert_eq!(decode(&png).unwrap(), Size { height: 2, width: 2 });
+    // EXIF of 4 GB that is not there.
+    let mut webp = picture("exif-8.webp");
+    let turned = decode(&webp).unwrap();
+    let at = webp.windows(4).position(|kind| kind == b"EXIF").unwrap();
+    webp[at + 4..at + 8].fill(0xff);
+    let plain = decode(&webp).unwrap();
+    assert_eq!((plain.height, plain.width), (turned.width, turned.height));
+}
+
+#[test]
 fn each_limit_holds_at_its_value_and_not_one_above() {
     let bytes = picture("rgb-up.png");
     let size = decode(&bytes).unwrap();

@@ -92,6 +92,11 @@ const MEDIA: &[(&str, u8, &str)] = &[
         USAGE,
         "min_pixels 7056 is above max_pixels 1",
     ),
+    (
+        r#"{"type": "image", "path": "a.png", "detail": "low"}"#,
+        USAGE,
+        "unsupported: a detail other",
+    ),
     (r#"{"type": "video", "path": "a.mp4"}"#, USAGE, "videos are not built"),
 ];
 
