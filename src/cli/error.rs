@@ -15,6 +15,8 @@ pub(crate) mod exit {
     pub(crate) const MEMORY: u8 = 6;
     pub(crate) const DEADLINE: u8 = 8;
     pub(crate) const NON_FINITE: u8 = 9;
+    pub(crate) const INTERRUPTED: u8 = 130;
+    pub(crate) const TERMINATED: u8 = 143;
 }
 
 /// The exit status of an error's code.

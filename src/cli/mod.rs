@@ -7,6 +7,7 @@ mod error;
 mod forward;
 mod generate;
 mod inspect;
+mod interrupt;
 mod output;
 mod process;
 mod prompts;

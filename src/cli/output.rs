@@ -50,11 +50,6 @@ impl Output {
         self.json
     }
 
-    /// Whether people watch standard error.
-    pub(crate) fn shows_progress(&self) -> bool {
-        self.progress
-    }
-
     /// A piece of an answer, shown at once.
     pub(crate) fn piece(&mut self, text: &str) -> Result<(), CliError> {
         if self.filter {

@@ -9,6 +9,7 @@ use super::{
     CliError, Output,
     answers::{self, AnswerArgs},
     error::exit,
+    interrupt::Interrupt,
     prompts::{PictureArgs, PromptArgs},
 };
 use crate::{
@@ -53,6 +54,7 @@ pub(crate) fn run(arguments: &RunArgs, out: &mut Output) -> Result<u8, CliError>
     let (model, question) = words(arguments)?;
     let request = request(arguments, question);
     let (engine, load) = arguments.answer.engine(&model, &arguments.pictures, out)?;
+    let interrupt = Interrupt::listen()?;
     let mut generation = engine.submit(request)?;
     let streams = !out.is_json() && !arguments.jsonl;
     for event in &mut generation {
@@ -66,6 +68,14 @@ pub(crate) fn run(arguments: &RunArgs, out: &mut Output) -> Result<u8, CliError>
                 out.flush()?;
             }
             _ => {}
+        }
+        if let Some(status) = interrupt.status() {
+            generation.cancel();
+            if streams {
+                out.line("")?;
+            }
+            out.note("(interrupted)");
+            return Ok(status);
         }
     }
     let completion = generation.finish()?;

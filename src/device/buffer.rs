@@ -1,6 +1,6 @@
 //! Memory of the device, and views that borrow it for one launch.
 
-use std::{ffi::c_void, marker::PhantomData, ops::Range, slice};
+use std::{ffi::c_void, marker::PhantomData, ops::Range, slice, sync::atomic::Ordering};
 
 use cudarc::driver::{CudaSlice, DevicePtr, PinnedHostSlice};
 use half::{bf16, f16};
@@ -194,6 +194,7 @@ impl Device {
         // SAFETY: every element type has all bit patterns as values; kernels write before they read.
         let bytes = unsafe { self.stream.alloc::<u8>(size.max(1)) };
         let bytes = bytes.map_err(driver("cuMemAlloc"))?;
+        self.allocations.fetch_add(1, Ordering::Relaxed);
         let address = bytes.device_ptr(&self.stream).0;
         Ok(Buffer { bytes, address, len, element: PhantomData })
     }
@@ -277,6 +278,7 @@ impl Device {
             return Err(DeviceError::Length { from: from.len(), to: host.len() });
         }
         self.bind()?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
         if !host.is_empty() {
             // SAFETY: an element has no padding and takes every bit pattern.
             let bytes = unsafe {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use cudarc::driver::{CudaContext, CudaModule, CudaStream, sys::CUdevice_attribute as Attribute};
@@ -19,6 +22,8 @@ pub struct Device {
     /// One entry for each embedded image, loaded at its first use.
     pub(super) modules: Mutex<BTreeMap<&'static str, Arc<CudaModule>>>,
     pub(super) kernels: Mutex<BTreeMap<&'static str, Kernel>>,
+    pub(super) allocations: AtomicU64,
+    pub(super) reads: AtomicU64,
     name: String,
     capability: (i32, i32),
     multiprocessors: u32,
@@ -32,6 +37,15 @@ pub struct Memory {
     pub free: Bytes,
     /// What the device has.
     pub total: Bytes,
+}
+
+/// What a device did since it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Allocations of device memory.
+    pub allocations: u64,
+    /// Copies to the host, each of which waits for the device.
+    pub reads: u64,
 }
 
 impl Device {
@@ -59,6 +73,8 @@ impl Device {
             located,
             modules: Mutex::default(),
             kernels: Mutex::default(),
+            allocations: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             name,
             capability,
             multiprocessors: multiprocessors.unsigned_abs(),
@@ -98,6 +114,14 @@ impl Device {
     pub fn memory(&self) -> Result<Memory, DeviceError> {
         let (free, total) = self.context.mem_get_info().map_err(driver("cuMemGetInfo"))?;
         Ok(Memory { free: Bytes(free as u64), total: Bytes(total as u64) })
+    }
+
+    /// What it did so far.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            allocations: self.allocations.load(Ordering::Relaxed),
+            reads: self.reads.load(Ordering::Relaxed),
+        }
     }
 
     /// Waits until all queued work is done.

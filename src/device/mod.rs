@@ -12,7 +12,7 @@ mod module;
 use cudarc::driver::DriverError;
 
 pub use buffer::{Buffer, Element, PinnedBuffer, View, ViewMut, as_bytes};
-pub use context::{Device, Memory};
+pub use context::{Counts, Device, Memory};
 pub use event::Event;
 pub use figures::{Figures, architectures, figures, images, nvcc_release};
 pub use launch::{Grid, KernelParams};

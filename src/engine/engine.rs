@@ -34,7 +34,7 @@ const MAX_NEW_TOKENS: usize = 1024;
 pub struct EngineBuilder {
     folder: PathBuf,
     device: DeviceChoice,
-    memory: MemoryLimit,
+    memory: Option<MemoryLimit>,
     max_model_len: Option<Tokens>,
     max_batch: usize,
     prefill_chunk: usize,
@@ -70,10 +70,11 @@ impl EngineBuilder {
         self
     }
 
-    /// How much device memory; without it nine tenths of what is free.
+    /// How much device memory; without it nine tenths of a card's free memory, half of the
+    /// machine's on the software device.
     #[must_use]
     pub fn memory(mut self, limit: MemoryLimit) -> Self {
-        self.memory = limit;
+        self.memory = Some(limit);
         self
     }
 
@@ -128,11 +129,12 @@ impl EngineBuilder {
             None => processor,
         };
         let device = Device::open(self.device)?;
+        let software = device.located().software;
         let wishes = Wishes {
             max_model_len: self.max_model_len,
             max_batch: self.max_batch,
             prefill_chunk: self.prefill_chunk,
-            memory: self.memory,
+            memory: self.memory.unwrap_or_else(|| MemoryLimit::of_device(software)),
             free: device.memory()?.free,
             max_pixels: processor.preprocessor().budget().max,
         };
@@ -170,7 +172,7 @@ impl Engine {
         EngineBuilder {
             folder: folder.as_ref().to_owned(),
             device: DeviceChoice::Auto,
-            memory: MemoryLimit::default(),
+            memory: None,
             max_model_len: None,
             max_batch: MAX_BATCH,
             prefill_chunk: PREFILL_CHUNK,

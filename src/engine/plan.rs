@@ -19,8 +19,10 @@ pub(crate) const MAX_BATCH: usize = 8;
 pub(crate) const MAX_MODEL_LEN: usize = 32_768;
 /// Patches of the largest picture: the published checkpoints' own limit.
 const MAX_PATCHES: usize = 65_536;
-/// Part of the free memory that is used by default.
+/// Part of a card's free memory that is used by default.
 const FRACTION: f64 = 0.9;
+/// The same of the software device, whose memory is the machine's.
+const SOFTWARE_FRACTION: f64 = 0.5;
 
 /// How much device memory an engine may use.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,9 +33,10 @@ pub enum MemoryLimit {
     Bytes(Bytes),
 }
 
-impl Default for MemoryLimit {
-    fn default() -> Self {
-        Self::Fraction(FRACTION)
+impl MemoryLimit {
+    /// What an engine uses if it is not told.
+    pub(crate) fn of_device(software: bool) -> Self {
+        Self::Fraction(if software { SOFTWARE_FRACTION } else { FRACTION })
     }
 }
 

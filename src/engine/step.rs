@@ -16,7 +16,7 @@ use super::{
     timing::Clock,
 };
 use crate::{
-    device::Device,
+    device::{Counts, Device},
     media::Prepared,
     model::{
         Model,
@@ -68,6 +68,8 @@ pub struct Stats {
     pub free_pages: Pages,
     /// Pages of the key/value pool.
     pub total_pages: Pages,
+    /// Allocations of device memory and copies to the host since the device was opened.
+    pub device: Counts,
 }
 
 /// Everything that one device runs, without a thread of its own.
@@ -129,6 +131,7 @@ impl Core {
             waiting,
             free_pages: self.pool.free(),
             total_pages: self.pool.total(),
+            device: self.device.counts(),
         }
     }
 

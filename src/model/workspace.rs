@@ -237,29 +237,30 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Allocates what the plan says.
+    /// Allocates what the plan says. Activations and pages are undefined at first: a kernel writes
+    /// what it reads.
     ///
     /// # Errors
     /// [`ModelError::Device`].
     pub fn new(device: &Device, plan: &WorkspacePlan) -> Result<Self, ModelError> {
         Ok(Self {
-            x: device.zeros(plan.x)?,
-            y: device.zeros(plan.y)?,
-            wide: device.zeros(plan.wide)?,
-            act: device.zeros(plan.act)?,
-            image_rows: device.zeros(plan.image_rows)?,
-            logits: device.zeros(plan.logits)?,
-            part_outputs: device.zeros(plan.parts.outputs)?,
-            part_states: device.zeros(plan.parts.states)?,
+            x: device.alloc(plan.x)?,
+            y: device.alloc(plan.y)?,
+            wide: device.alloc(plan.wide)?,
+            act: device.alloc(plan.act)?,
+            image_rows: device.alloc(plan.image_rows)?,
+            logits: device.alloc(plan.logits)?,
+            part_outputs: device.alloc(plan.parts.outputs)?,
+            part_states: device.alloc(plan.parts.states)?,
             part_counters: device.zeros(plan.parts.counters)?,
             max_segments: plan.max_segments,
-            pool: device.zeros(plan.pool)?,
+            pool: device.alloc(plan.pool)?,
             bitmap: device.zeros(plan.bitmap)?,
             counts: device.zeros(plan.counts)?,
             status: device.zeros(plan.limits.sequences)?,
             row_status: device.zeros(plan.limits.logit_rows)?,
             results: device.zeros(plan.limits.sequences)?,
-            pixels: device.zeros(plan.limits.pixel_bytes)?,
+            pixels: device.alloc(plan.limits.pixel_bytes)?,
             staging: Staging::new(device, plan.staging)?,
         })
     }

@@ -143,3 +143,13 @@ fn a_deadline_that_has_come_runs_nothing() {
     let request = ask(&[], "Hello!").deadline(Instant::now() - Duration::from_secs(1));
     assert!(matches!(engine.submit(request), Err(EngineError::Deadline)));
 }
+
+#[test]
+fn a_step_allocates_nothing_and_reads_back_once() {
+    let engine = builder().build().unwrap();
+    let before = engine.stats().device;
+    let answer = together(&engine, vec![ask(&["pair.png"], "Describe this image.")]).remove(0);
+    let after = engine.stats().device;
+    assert_eq!(after.allocations, before.allocations);
+    assert_eq!(after.reads - before.reads, answer.token_ids.len() as u64);
+}

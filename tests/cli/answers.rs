@@ -1,0 +1,183 @@
+//! `run`, `generate` and `forward` as a user types them, on the demo checkpoint.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo")
+}
+
+fn qwen2vl(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qwen2vl"));
+    command.current_dir(demo()).args(arguments).env_remove("QWEN2VL_MODEL").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+fn document(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn run_prints_the_answer_alone_and_sums_up_on_standard_error() {
+    let output = qwen2vl(&["run", "model", "--image", "media/pair.png", "Describe this image."]);
+    assert_eq!(
+        text(&output.stdout),
+        "A yellow triangle is to the left of a red star on a cyan background.\n"
+    );
+    let summary = text(&output.stderr).trim_end();
+    assert!(
+        summary.starts_with("(device: ") && summary.ends_with("image tokens 24, new tokens 17)")
+    );
+    assert_eq!(summary.lines().count(), 1, "{summary}");
+    let quiet =
+        qwen2vl(&["run", "model", "-q", "--image", "media/pair.png", "Describe this image."]);
+    assert_eq!((text(&quiet.stdout), text(&quiet.stderr)), (text(&output.stdout), ""));
+}
+
+#[test]
+fn run_gives_one_document_with_the_fields_of_its_contract() {
+    let output =
+        qwen2vl(&["run", "model", "--json", "--image", "media/pair.png", "Describe this image."]);
+    let answer = document(&output);
+    assert_eq!(answer["schema"], "qwen2vl.run/1");
+    assert_eq!(answer["finish_reason"], "stop");
+    assert_eq!(answer["token_ids"].as_array().unwrap().len(), 17);
+    assert_eq!(
+        answer["usage"],
+        json!({ "prompt_tokens": 49, "text_tokens": 25, "image_tokens": 24, "completion_tokens": 17 })
+    );
+    for phase in ["load", "media", "vision", "prefill", "decode"] {
+        assert!(answer["timings_ms"][phase].as_f64().unwrap() > 0.0, "{phase}");
+    }
+    assert!(answer["device"].is_string());
+}
+
+#[test]
+fn run_takes_the_checkpoint_in_each_documented_way() {
+    let words = qwen2vl(&["run", "model", "Hello!"]);
+    let flag = qwen2vl(&["run", "-m", "model", "Hello!"]);
+    let variable = Command::new(env!("CARGO_BIN_EXE_qwen2vl"))
+        .current_dir(demo())
+        .args(["run", "Hello!"])
+        .env("QWEN2VL_MODEL", "model")
+        .output()
+        .unwrap();
+    assert!(words.status.success(), "{}", text(&words.stderr));
+    assert_eq!(words.stdout, flag.stdout);
+    assert_eq!(words.stdout, variable.stdout);
+    let none = qwen2vl(&["run", "Hello!"]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(text(&none.stderr).contains("run needs a checkpoint and a question"));
+}
+
+#[test]
+fn tokens_stream_as_lines_whose_texts_are_the_answer() {
+    let arguments =
+        ["run", "model", "--jsonl", "--image", "media/pair.png", "Describe this image."];
+    let output = qwen2vl(&arguments);
+    let lines: Vec<Value> =
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (done, tokens) = lines.split_last().unwrap();
+    assert_eq!(done["type"], "done");
+    let streamed: String = tokens.iter().map(|token| token["text"].as_str().unwrap()).collect();
+    assert_eq!(streamed, done["text"].as_str().unwrap());
+}
+
+#[test]
+fn a_list_of_conversations_is_a_batch_with_its_answers_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let media = demo().join("media");
+    let picture = |name: &str| json!({ "type": "image", "path": media.join(name) });
+    let ask = |parts: Vec<Value>| json!([{ "role": "user", "content": parts }]);
+    let describe = || json!({ "type": "text", "text": "Describe this image." });
+    let conversations = json!([
+        ask(vec![picture("pair.png"), describe()]),
+        [{ "role": "user", "content": "Hello!" }],
+        ask(vec![picture("one_png.png"), describe()]),
+    ]);
+    let file = folder.path().join("messages.json");
+    fs::write(&file, conversations.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let output = qwen2vl(&["generate", "model", "--messages", file, "--greedy", "--json"]);
+    let answers = document(&output);
+    let texts: Vec<&str> =
+        answers.as_array().unwrap().iter().map(|a| a["text"].as_str().unwrap()).collect();
+    assert_eq!(texts[0], "A yellow triangle is to the left of a red star on a cyan background.");
+    assert_eq!(texts[2], "An orange circle on a gray background.");
+    let lines = qwen2vl(&["generate", "model", "--messages", file, "--greedy", "--jsonl"]);
+    assert_eq!(text(&lines.stdout).lines().count(), 3);
+    // A batch of one is a list still, a conversation alone is an object.
+    for (value, list) in [(json!([conversations[1]]), true), (conversations[1].clone(), false)] {
+        fs::write(file, value.to_string()).unwrap();
+        let output = qwen2vl(&["generate", "model", "--messages", file, "--greedy", "--json"]);
+        assert_eq!(document(&output).is_array(), list);
+    }
+}
+
+#[test]
+fn process_writes_what_forward_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (messages, inputs, outputs) =
+        (path("messages.json"), path("inputs.safetensors"), path("outputs.safetensors"));
+    let picture = json!({ "type": "image", "path": demo().join("media/pair.png") });
+    let conversation = json!([{ "role": "user", "content": [picture, { "type": "text", "text": "Describe this image." }] }]);
+    fs::write(&messages, conversation.to_string()).unwrap();
+    document(&qwen2vl(&[
+        "process",
+        "model",
+        "--messages",
+        &messages,
+        "--output",
+        &inputs,
+        "--json",
+    ]));
+    let made = document(&qwen2vl(&[
+        "forward",
+        "model",
+        "--inputs",
+        &inputs,
+        "--output",
+        &outputs,
+        "--hidden-states",
+        "--json",
+    ]));
+    assert_eq!(made["tensors"]["logits"], json!([1, 49, 704]));
+    assert_eq!(made["tensors"]["position_ids"], json!([3, 1, 49]));
+    assert_eq!(made["tensors"]["vision/image/merger"], json!([24, 256]));
+    assert_eq!(made["tensors"]["hidden_states/4"], json!([1, 49, 256]));
+    // The first token of the answer is the best of the last row.
+    let bytes = fs::read(&outputs).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let logits = tensors.tensor("logits").unwrap();
+    let row = &logits.data().as_chunks::<4>().0[48 * 704..];
+    let value = |i: &usize| f32::from_le_bytes(row[*i]);
+    let best = (0..704).max_by(|a, b| value(a).total_cmp(&value(b))).unwrap();
+    assert_eq!(best, 32, "\"A\" of the stored answer");
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for (arguments, code) in [
+        (&["run", "model", "--dtype", "f32", "Hello!"][..], "unsupported"),
+        (&["run", "model", "--max-new-tokens", "0", "Hello!"], "invalid_request"),
+        (&["run", "model", "--image", "media/clip_h264.mp4", "Hello!"], "media_invalid"),
+        (&["run", "no-such-folder", "Hello!"], "io"),
+        (&["run", "model", "--max-model-len", "8", "Hello!"], "context_length_exceeded"),
+    ] {
+        let output = qwen2vl(&[arguments, &["--json"]].concat());
+        let failed: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(failed["error"]["code"], code, "{arguments:?}: {failed}");
+        assert!(text(&output.stderr).contains(&format!("error[{code}]")), "{arguments:?}");
+        assert!(matches!(output.status.code(), Some(2 | 3)), "{arguments:?}: {:?}", output.status);
+    }
+}
