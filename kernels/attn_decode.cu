@@ -1,24 +1,26 @@
 // Attention of one new row of each sequence over paged keys and values, split over segments.
 //
-// What     o[h] = sum_s w[s] v[s,g] / sum_s w[s], w[s] = exp(q[h] . k[s,g] / sqrt(D)), over the keys
-//          s of the sequence: s < kv_len, s >= kv_len - window. g = h / (H / G). The row's own key
-//          is in the pages before the launch. docs/spec.md section 9.2.
+// What     o[h] = sum_s w[s] v[s,g] / sum_s w[s], w[s] = exp(q[h] . k[s,g] / sqrt(D)), over the
+//          keys s of the sequence: s < kv_len, s >= kv_len - window. g = h / (H / G). The row's own
+//          key is in the pages before the launch. docs/spec.md section 9.2.
 // Shapes   q [T, ld_q] (columns h * D) and o [T, ld_o], row cu_rows[b] of sequence b; pool
 //          [page][L][2][G][64][D]; page_table [B, ld_pages]; part [B, H, max_segments, D], part_ml
 //          [B, H, max_segments, 2], counter [B, grid y]. 16-byte aligned, strides multiples of 8.
 //          D 32, 64, 128; any H / G. What lies beyond kv_len in a page is never read.
 // Mapping  grid (work items, G * ceil(H / G / 8)), block 128: a block owns one segment of 256 keys
-//          and up to 8 heads that share a key head. S^T = K Q^T: keys are the rows of the mma, heads
-//          its 8 columns. A warp owns 16 tokens of the scores and D / 4 (at least 16) rows of O^T.
+//          and up to 8 heads that share a key head. S^T = K Q^T: keys are the rows of the mma,
+//          heads its 8 columns. A warp owns 16 tokens of the scores and D / 4 (at least 16) rows of
+//          O^T.
 //            shared, in rows of D elements
 //            0    keys of even tiles    64   values of even tiles
 //            128  keys of odd tiles     192  values of odd tiles
-//            step t  wait K, V(t) | load K, V(t+1) | S, maxima | all maxima | P, pair sums | O += V P
+//            step t  wait K, V(t) | load K, V(t+1) | S, maxima | P, pair sums | O += V P
 //          The block that finishes a (sequence, heads) last folds the segments' parts.
 // Numerics N2, N3, N4: the bits of attn_prefill's last row. Parts are folded in ascending order
 //          whoever comes last, so the atomic counter decides no bit.
-// Floor    bytes 2*2*G*D*(sum of kv_len) + 2*2*B*H*D for 2-byte E; mma of m16n8k16 irrelevant.
-//          Limited by DRAM. Parts add 4 * (D + 2) bytes a head and segment, 3% of its keys, values.
+// Floor    bytes 2*2*G*D*(sum of kv_len) + 2*2*B*H*D for 2-byte E; mma of m16n8k16: 8*D/16 for 64
+//          keys and eight heads. Limited by DRAM. Parts add 4 * (D + 2) bytes a head and segment,
+//          3% of its keys and values.
 
 #include "attn.cuh"
 #include "pages.cuh"
@@ -36,15 +38,15 @@ static_assert(WARPS * 16 == KEY_TILE, "a warp owns 16 tokens of a tile");
 // What a tile's warps tell each other.
 template <typename E>
 struct Exchange {
-  float max[WARPS][HEADS];                 // largest score of each warp's tokens
-  float pair_sum[KEY_BLOCKS][4][HEADS];    // p[8j + 2t] + p[8j + 2t + 1] as [j][t][head] (N3)
-  alignas(16) E weight[HEADS][WEIGHT_ROW]; // p, rounded
+  float max[WARPS][HEADS];                  // largest score of each warp's tokens
+  float pair_sum[KEY_BLOCKS][4][HEADS];     // p[8j + 2t] + p[8j + 2t + 1] as [j][t][head] (N3)
+  alignas(16) E weight[HEADS][WEIGHT_ROW];  // p, rounded
 };
 
 // Heads of the block: columns 0 .. count of the mma.
 struct Heads {
-  int first;     // query head of column 0
-  int count;     // columns that are heads
+  int first;  // query head of column 0
+  int count;  // columns that are heads
   int key_head;
 };
 
@@ -137,8 +139,8 @@ __device__ __forceinline__ void accumulate(FragmentC& o, const Exchange<E>& x, u
   }
 }
 
-// Calls `take(head, channel, value)` for the lane's elements of O^T that are heads: column 2t + e is
-// a head, row 16 i + g + 8 half a channel.
+// Calls `take(head, channel, value)` for the lane's elements of O^T that are heads: column 2t + e
+// is a head, row 16 i + g + 8 half a channel.
 template <int D, int TILES, typename Take>
 __device__ __forceinline__ void for_each_output(const FragmentC (&o)[TILES], int heads, int warp,
                                                 int lane, Take take) {
@@ -205,8 +207,8 @@ template <typename E, int D>
 __device__ __forceinline__ void attn_decode(const AttnDecodeParams& p) {
   constexpr int CHUNKS = D / CHUNK_ELEMENTS;
   constexpr int TILE_BYTES = KEY_TILE * D * int(sizeof(E));
-  constexpr int M_TILES = D / 16;                                      // of O^T
-  constexpr int WARP_TILES = (M_TILES + WARPS - 1) / WARPS;            // of a warp that has some
+  constexpr int M_TILES = D / 16;                            // of O^T
+  constexpr int WARP_TILES = (M_TILES + WARPS - 1) / WARPS;  // of a warp that has some
   static_assert(4 * KEY_TILE == ATTN_DECODE_SHARED_ROWS, "the map of the header");
   extern __shared__ __align__(128) unsigned char s_memory[];
   __shared__ Exchange<E> s_exchange;
@@ -225,8 +227,7 @@ __device__ __forceinline__ void attn_decode(const AttnDecodeParams& p) {
 
   const uint32_t s_tiles = shared_address(s_memory);
   const int first_tile = max(work.tile * SEGMENT_TILES, oldest / KEY_TILE);
-  const int tiles =
-      min((work.tile + 1) * SEGMENT_TILES, (work.kv_len + KEY_TILE - 1) / KEY_TILE);
+  const int tiles = min((work.tile + 1) * SEGMENT_TILES, (work.kv_len + KEY_TILE - 1) / KEY_TILE);
   const E* keys = static_cast<const E*>(p.pool) + key_offset(p.kv, heads.key_head);
   const int32_t* pages = p.page_table + work.seq * int64_t(p.ld_pages);
   // Starts the copies of a tile's keys and values: one group, empty past the end.

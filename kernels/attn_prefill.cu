@@ -14,7 +14,7 @@
 //            0      queries [64][D], later the output rows
 //            16 Ki  keys of even tiles      32 Ki  keys of odd tiles
 //            48 Ki  values of even tiles    64 Ki  values of odd tiles
-//            step t  wait K(t) | load K(t+1), V(t+1) | S = Q K(t), softmax | wait V(t) | O += P V(t)
+//            step t  wait K(t) | load K, V(t+1) | S = Q K(t), softmax | wait V(t) | O += P V(t)
 // Numerics N2, N3, N4: tiles and segments of 256 keys at absolute positions, folded in ascending
 //          order into a second accumulator. A tile that a row does not see is a no-op, so a row's
 //          bits depend on its position and its sequence alone, not on chunks, tiles or neighbours.

@@ -11,7 +11,7 @@
 //            0    queries of the block, later its output rows
 //            64   keys of even tiles      128  keys of odd tiles
 //            192  values of even tiles    256  values of odd tiles
-//            step t  wait K(t) | load K(t+1), V(t+1) | S = Q K(t), softmax | wait V(t) | O += P V(t)
+//            step t  wait K(t) | load K, V(t+1) | S = Q K(t), softmax | wait V(t) | O += P V(t)
 // Numerics N3, N4; one segment, since vision has no decode. A row's bits depend on its frame alone.
 // Floor    bytes 4*2*R*H*D for 2-byte E; mma of m16n8k16: 4*H*D*(sum of len^2) / 4096. Limited by
 //          exponentials and tensor cores alike: one exp for 4*D FLOP.
@@ -52,7 +52,8 @@ __device__ __forceinline__ void attn_vision(const AttnVisionParams& p) {
   const int length = p.cu_rows[work.seq + 1] - frame;
   const int row = work.tile * TILE;  // of the block, in the frame
   const int64_t width = int64_t(p.H) * D;
-  const E* head = static_cast<const E*>(p.qkv) + frame * int64_t(p.ld_qkv) + int64_t(blockIdx.y) * D;
+  const E* head =
+      static_cast<const E*>(p.qkv) + frame * int64_t(p.ld_qkv) + int64_t(blockIdx.y) * D;
 
   const uint32_t s_queries = shared_address(s_memory) + warp_row * ROW_BYTES;  // the warp's own
   const uint32_t s_keys = shared_address(s_memory) + TILE * ROW_BYTES;
@@ -64,8 +65,7 @@ __device__ __forceinline__ void attn_vision(const AttnVisionParams& p) {
       const E* keys = head + width + int64_t(tile) * KEY_TILE * p.ld_qkv;
       const uint32_t stage = tile % 2 * TILE_BYTES;
       const int left = length - tile * KEY_TILE;
-      load_tile<E, KEY_TILE, CHUNKS, THREADS>(s_keys + stage, keys, p.ld_qkv, left, D,
-                                              threadIdx.x);
+      load_tile<E, KEY_TILE, CHUNKS, THREADS>(s_keys + stage, keys, p.ld_qkv, left, D, threadIdx.x);
       cp_async_commit();
       load_tile<E, KEY_TILE, CHUNKS, THREADS>(s_values + stage, keys + width, p.ld_qkv, left, D,
                                               threadIdx.x);
@@ -119,8 +119,8 @@ __device__ __forceinline__ void attn_vision(const AttnVisionParams& p) {
 
   // The warp alone reads and writes its rows of the queries, and ldmatrix has read them for all
   // its lanes: the outputs take their place without a barrier.
-  E* out = static_cast<E*>(p.o) + int64_t(frame + row + warp_row) * p.ld_o +
-           int64_t(blockIdx.y) * D;
+  E* out =
+      static_cast<E*>(p.o) + int64_t(frame + row + warp_row) * p.ld_o + int64_t(blockIdx.y) * D;
   store_rows<E, D>(o, state, s_memory + warp_row * ROW_BYTES, out, p.ld_o, own, lane);
 }
 

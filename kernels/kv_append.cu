@@ -27,8 +27,7 @@ __device__ __forceinline__ void kv_append(const KvAppendParams& p) {
   const int head = piece / pieces;  // keys, then values
   const int first = piece % pieces * VEC;
 
-  const E* from =
-      static_cast<const E*>(p.qkv) + row * p.ld_qkv + int64_t(p.H + head) * p.D + first;
+  const E* from = static_cast<const E*>(p.qkv) + row * p.ld_qkv + int64_t(p.H + head) * p.D + first;
   const bool value = head >= p.G;
   E* to = static_cast<E*>(p.pool) + slot / PAGE_TOKENS * p.kv.page + p.kv.layer +
           (value ? p.kv.values : 0) + (value ? head - p.G : head) * p.kv.head +

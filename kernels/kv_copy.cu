@@ -1,7 +1,7 @@
 // Copies of pages: a page over another, a sequence's pages to dense rows.
 //
-// What     kv_copy_pages: page dst[i] = page src[i], all layers. kv_gather: keys[s,g] and values[s,g]
-//          = the token s of a sequence, head g, of one layer.
+// What     kv_copy_pages: page dst[i] = page src[i], all layers. kv_gather: keys[s,g] and
+//          values[s,g] = the token s of a sequence, head g, of one layer.
 // Shapes   pool [page][L][2][G][64][D]; src, dst [n], no page in both and dst all different; pages
 //          [ceil(S / 64)]; keys, values [S, G, D]. 16-byte aligned, D a multiple of 8.
 // Mapping  kv_copy_pages: grid (n, ceil(page bytes / 64 Ki)), block 256, 16 bytes an access.
@@ -32,21 +32,20 @@ extern "C" __global__ void __launch_bounds__(KV_COPY_THREADS)
 
 template <typename E>
 __device__ __forceinline__ void kv_gather(const KvGatherParams& p) {
-  const unsigned pieces = p.D / VEC;           // threads of a head
-  const unsigned row_pieces = p.G * pieces;    // of a token's keys
+  const unsigned pieces = p.D / VEC;         // threads of a head
+  const unsigned row_pieces = p.G * pieces;  // of a token's keys
   const unsigned id = blockIdx.x * KV_GATHER_THREADS + threadIdx.x;
-  const unsigned row = id / row_pieces;        // tokens for the keys, then for the values
+  const unsigned row = id / row_pieces;  // tokens for the keys, then for the values
   if (row >= 2 * unsigned(p.S)) return;
   const bool value = row >= unsigned(p.S);
   const int token = value ? row - p.S : row;
   const int head = id % row_pieces / pieces;
   const int first = id % pieces * VEC;
 
-  const E* from = static_cast<const E*>(p.pool) +
-                  page_offset(p.kv, p.pages[token / PAGE_TOKENS]) + key_offset(p.kv, head) +
-                  (value ? p.kv.values : 0) + token % PAGE_TOKENS * p.D + first;
-  E* to = static_cast<E*>(value ? p.values : p.keys) +
-          (token * int64_t(p.G) + head) * p.D + first;
+  const E* from = static_cast<const E*>(p.pool) + page_offset(p.kv, p.pages[token / PAGE_TOKENS]) +
+                  key_offset(p.kv, head) + (value ? p.kv.values : 0) + token % PAGE_TOKENS * p.D +
+                  first;
+  E* to = static_cast<E*>(value ? p.values : p.keys) + (token * int64_t(p.G) + head) * p.D + first;
   store8(to, load8(from));
 }
 

@@ -1,7 +1,7 @@
 // Layer normalisation of packed patch rows.
 //
-// What     y[r,c] = E((x[r,c] - mean) * (1 / sqrt(var + eps)) * weight[c] + bias[c]), var the mean of
-//          (x - mean)^2; one rounding, at the end. docs/spec.md section 8.3.
+// What     y[r,c] = E((x[r,c] - mean) * (1 / sqrt(var + eps)) * weight[c] + bias[c]), var the mean
+//          of (x - mean)^2; one rounding, at the end. docs/spec.md section 8.3.
 // Shapes   x, y [R, C], weight, bias [C]; rows contiguous, 16-byte aligned, C % 8 == 0.
 // Mapping  grid R, block 256: a block owns a row, a thread owns 8 channels of each 2048.
 // Numerics f32 sums in the order of N5, which depends on C alone: a row's bits never depend on R.

@@ -44,8 +44,7 @@ __device__ __forceinline__ void mrope(const MropeParams& p) {
 #pragma unroll
   for (int i = 0; i < VEC; ++i) {
     const int j = first + i;
-    const uint32_t* of_axis =
-        j < p.time ? turns[0] : (j < p.time + p.height ? turns[1] : turns[2]);
+    const uint32_t* of_axis = j < p.time ? turns[0] : (j < p.time + p.height ? turns[1] : turns[2]);
     const float2 turn = unpack2<E>(of_axis[j]);
     const float u = float(a.lane[i]), v = float(b.lane[i]);
     a_out.lane[i] = round_to<E>(rounded<E>(u * turn.x) - rounded<E>(v * turn.y));

@@ -1,8 +1,9 @@
 // Two-dimensional rotation of the queries and keys of patch rows, in place.
 //
 // What     for each head x of D channels and j < D / 2: x'[j] = E(x[j] cos - x[j + D/2] sin),
-//          x'[j + D/2] = E(x[j + D/2] cos + x[j] sin), with (cos, sin) of frequency j at the patch's
-//          row for j < D / 4, of frequency j - D / 4 at its column else. docs/spec.md section 8.2.
+//          x'[j + D/2] = E(x[j + D/2] cos + x[j] sin), with (cos, sin) of frequency j at the
+//          patch's row for j < D / 4, of frequency j - D / 4 at its column else. docs/spec.md
+//          section 8.2.
 // Shapes   qkv [R, ld_qkv]: queries, keys of H * D columns each, then columns left as they are;
 //          table [positions, D / 4, 2] f32; positions [R, 2], inside the table. 16-byte aligned,
 //          ld_qkv a multiple of 8, D of 16.

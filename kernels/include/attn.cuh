@@ -9,13 +9,15 @@
 #include "tile.cuh"
 #include "warp.cuh"
 
-constexpr int KEY_TILE = 64;                // keys of a tile (N2)
-constexpr int KEY_BLOCKS = KEY_TILE / 8;    // their blocks of 8 columns
-constexpr int WARP_ROWS = 16;               // query rows of a warp
-constexpr int HALVES = 2;                   // rows that a lane takes part in
+constexpr int KEY_TILE = 64;              // keys of a tile (N2)
+constexpr int KEY_BLOCKS = KEY_TILE / 8;  // their blocks of 8 columns
+constexpr int WARP_ROWS = 16;             // query rows of a warp
+constexpr int HALVES = 2;                 // rows that a lane takes part in
 
 // Index in FragmentC of a half's column 2t + e.
-__device__ __forceinline__ constexpr int lane_of(int half, int e) { return 2 * half + e; }
+__device__ __forceinline__ constexpr int lane_of(int half, int e) {
+  return 2 * half + e;
+}
 
 template <int BLOCKS>
 __device__ __forceinline__ void clear(FragmentC (&c)[BLOCKS]) {
@@ -85,8 +87,8 @@ __device__ __forceinline__ void rescale(FragmentC (&o)[BLOCKS], const float (&al
 // o += P V, tokens ascending in k16 steps; p is rounded to E (N4).
 template <typename E, int D>
 __device__ __forceinline__ void accumulate_tile(FragmentC (&o)[D / 8],
-                                                const FragmentC (&p)[KEY_BLOCKS],
-                                                uint32_t s_values, int lane) {
+                                                const FragmentC (&p)[KEY_BLOCKS], uint32_t s_values,
+                                                int lane) {
 #pragma unroll
   for (int step = 0; step < KEY_TILE / 16; ++step) {
     const float(&low)[4] = p[2 * step].lane;

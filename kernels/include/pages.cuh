@@ -7,7 +7,8 @@
 #include "check.cuh"
 #include "params.h"
 
-// Offset of a head's key tile in its page, layer of the launch; its value tile is kv.values further.
+// Offset of a head's key tile in its page, in the layer of the launch; its value tile is kv.values
+// further.
 __device__ __forceinline__ int64_t key_offset(const KvStrides& kv, int head) {
   return kv.layer + head * kv.head;
 }

@@ -14,7 +14,9 @@ struct SoftmaxState {
   float sum;
 };
 
-__device__ __forceinline__ SoftmaxState softmax_start() { return {MINUS_INFINITY, 0.0f}; }
+__device__ __forceinline__ SoftmaxState softmax_start() {
+  return {MINUS_INFINITY, 0.0f};
+}
 
 // The maximum to subtract: -inf - -inf would be NaN where no key is visible yet.
 __device__ __forceinline__ float finite_max(float max) {
