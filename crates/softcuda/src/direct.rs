@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::driver::module::place_variables;
 use crate::exec::{Kernel, Launch, Order, Settings, Worker};
 use crate::fault::{Fault, FaultKind, LoadError};
 use crate::lower::{Env, lower};
 use crate::memory::Memory;
 use crate::ptx::ast::{self, VarId};
-use crate::ptx::types::Space;
 
 /// An address in device memory.
 pub type DevPtr = u64;
@@ -23,7 +23,8 @@ pub struct Device {
 #[derive(Debug)]
 pub struct Module {
     ast: Arc<ast::Module>,
-    addresses: Vec<Option<u64>>,
+    /// Of its variables; 0 for those that are not in device memory.
+    addresses: Vec<u64>,
     settings: Settings,
 }
 
@@ -94,31 +95,13 @@ impl Device {
     /// # Errors
     /// If it is not PTX, or its variables do not fit.
     pub fn load_ptx(&self, source: &str) -> Result<Module, LoadError> {
-        let fail = |code, line, message| LoadError { code, function: String::new(), line, message };
-        let ast =
-            crate::ptx::parse(source.as_bytes()).map_err(|e| fail(218, e.line, e.to_string()))?;
-        let mut addresses = Vec::new();
-        for v in &ast.variables {
-            if !matches!(v.space, Space::Global | Space::Const) {
-                addresses.push(None);
-                continue;
-            }
-            let at = self
-                .memory
-                .allocate(v.size.max(1), "a module")
-                .ok_or_else(|| fail(2, v.line, "no room in device memory".to_owned()))?;
-            let mut bytes = vec![0; v.size as usize];
-            if let Some(init) = &v.init {
-                if !init.relocations.is_empty() {
-                    let why = "addresses in initial values are not supported here".to_owned();
-                    return Err(fail(801, v.line, why));
-                }
-                let n = init.bytes.len().min(bytes.len());
-                bytes[..n].copy_from_slice(&init.bytes[..n]);
-            }
-            self.write(at, &bytes).map_err(|e| fail(2, v.line, e.to_string()))?;
-            addresses.push(Some(at));
-        }
+        let ast = crate::ptx::parse(source.as_bytes()).map_err(|e| LoadError {
+            code: 218,
+            function: String::new(),
+            line: e.line,
+            message: e.to_string(),
+        })?;
+        let addresses = place_variables(&self.memory, &ast)?;
         Ok(Module { ast: Arc::new(ast), addresses, settings: self.settings })
     }
 
@@ -167,7 +150,7 @@ impl Module {
     /// # Errors
     /// If there is none, or it uses what we do not support.
     pub fn kernel(&self, name: &str) -> Result<Arc<Kernel>, LoadError> {
-        let address = |v: VarId| self.addresses.get(v.0 as usize).copied().flatten();
+        let address = |v: VarId| self.addresses.get(v.0 as usize).copied().filter(|at| *at != 0);
         let env = Env { level: self.settings.level, address: &address };
         lower(&self.ast, name, &env).map(Arc::new)
     }

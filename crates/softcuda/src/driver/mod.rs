@@ -18,7 +18,7 @@ mod launch;
 mod library;
 mod mem;
 mod misc;
-mod module;
+pub(crate) mod module;
 mod occupancy;
 mod pointer;
 mod pool;

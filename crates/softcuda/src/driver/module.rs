@@ -148,7 +148,7 @@ fn check_target(ast: &ast::Module, arch: u32) -> Result<(), LoadError> {
 }
 
 /// Allocates and fills the variables of global and constant space.
-fn place_variables(memory: &Memory, ast: &ast::Module) -> Result<Vec<u64>, LoadError> {
+pub(crate) fn place_variables(memory: &Memory, ast: &ast::Module) -> Result<Vec<u64>, LoadError> {
     let in_memory =
         |variable: &ast::Variable| matches!(variable.space, Space::Global | Space::Const);
     let constants: u64 = ast

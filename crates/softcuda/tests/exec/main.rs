@@ -2,4 +2,5 @@
 
 mod control;
 mod lowering;
+mod memory;
 mod support;

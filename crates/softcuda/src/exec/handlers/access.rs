@@ -37,6 +37,27 @@ impl GlobalView {
         valid <= memory::GRANULE_FULL && (offset & 255) < u64::from(valid)
     }
 
+    /// Whether all of `[start, end)` is full granules, if that is quickly found out.
+    #[inline(always)]
+    pub(crate) fn allows_all(&self, start: u64, end: u64) -> bool {
+        let (start, end) =
+            (start.wrapping_sub(memory::GLOBAL_BASE), end.wrapping_sub(memory::GLOBAL_BASE));
+        if start >= end || end > self.size || end - start > 1 << 16 {
+            return false;
+        }
+        let first = (start >> 8) as usize;
+        let count = ((end - 1) >> 8) as usize - first + 1;
+        // SAFETY: the table covers the arena. Its entries are whole words of x86 memory: reading
+        // them while the host allocates or frees elsewhere gives the old or the new one.
+        let entries =
+            unsafe { std::slice::from_raw_parts(self.granules.cast::<u16>().add(first), count) };
+        let mut other = 0;
+        for entry in entries {
+            other |= entry ^ memory::GRANULE_FULL;
+        }
+        other == 0
+    }
+
     /// Host address of a global address that is allowed.
     #[inline(always)]
     pub(crate) fn host(&self, address: u64) -> *mut u8 {

@@ -77,27 +77,25 @@ unsafe fn hosts<const S: u8, const WIDE: bool>(
 ) -> Option<[*mut u8; 32]> {
     // SAFETY: the operands are registers of the kernel.
     let mut address = unsafe { addresses::<WIDE>(r, p) };
-    let spare = address[m.trailing_zeros() as usize & 31];
-    for (l, at) in address.iter_mut().enumerate() {
-        if (m >> l) & 1 == 0 {
-            *at = spare;
+    if m != !0 {
+        let spare = address[m.trailing_zeros() as usize & 31];
+        for (l, at) in address.iter_mut().enumerate() {
+            let on = 0u64.wrapping_sub(u64::from(m >> l & 1));
+            *at = (*at & on) | (spare & !on);
         }
     }
-    let mut askew = 0;
+    let (mut askew, mut least, mut most) = (0, u64::MAX, 0);
     for at in &address {
         askew |= at;
+        least = least.min(*at);
+        most = most.max(*at);
     }
     if askew & (size as u64 - 1) != 0 {
         return None;
     }
     let mut out = [std::ptr::null_mut(); 32];
     if S == SHARED {
-        let limit = u64::from(w.shared_size).checked_sub(size as u64)?;
-        let mut most = 0;
-        for at in &address {
-            most = most.max(*at);
-        }
-        if most > limit {
+        if most > u64::from(w.shared_size).checked_sub(size as u64)? {
             return None;
         }
         for (out, at) in out.iter_mut().zip(&address) {
@@ -106,12 +104,12 @@ unsafe fn hosts<const S: u8, const WIDE: bool>(
         return Some(out);
     }
     // One granule holds the whole access of a lane, which is aligned to its size.
-    let mut last = u64::MAX;
+    if !w.global.allows_all(least, most + size as u64)
+        && !address.iter().all(|at| w.global.allows(*at, size as u64))
+    {
+        return None;
+    }
     for (out, at) in out.iter_mut().zip(&address) {
-        if *at != last && !w.global.allows(*at, size as u64) {
-            return None;
-        }
-        last = *at;
         *out = w.global.host(*at);
     }
     Some(out)
