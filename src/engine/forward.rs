@@ -217,7 +217,7 @@ impl<'a> Pass<'a> {
                 append(tensors, format!("vision/{}/{name}", media.kind), columns, &values);
                 Ok(())
             };
-            model.see(device, workspace, &items, first, self.limits(), &mut keep)?;
+            model.see(device, workspace, &items, first, &mut keep)?;
             first += merged;
         }
         Ok(())

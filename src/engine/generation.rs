@@ -205,12 +205,12 @@ impl Iterator for Generation {
     type Item = Result<Event, EngineError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.events.is_empty() && !self.ended {
-            if let Err(error) = self.advance() {
-                self.cancel();
-                self.ended = true;
-                return Some(Err(error));
-            }
+        if self.events.is_empty()
+            && !self.ended
+            && let Err(error) = self.advance()
+        {
+            self.cancel();
+            return Some(Err(error));
         }
         self.events.pop_front().map(Ok)
     }

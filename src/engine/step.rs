@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use half::bf16;
+
 use super::{
     EngineError,
     batch::{Batch, Bounds, Chunk, Wanted},
@@ -16,10 +18,11 @@ use super::{
     timing::Clock,
 };
 use crate::{
-    device::{Counts, Device},
+    device::{Counts, Device, View},
     media::Prepared,
     model::{
         Model,
+        decoder::DecoderStep,
         vision::{Pixels, VisionItem},
         workspace::{Part, Workspace},
     },
@@ -272,15 +275,8 @@ impl Core {
         let Some(row) = row.filter(|_| !items.is_empty()) else { return Ok(()) };
         let clock = Clock::start();
         let items: Vec<VisionItem<'_>> = items.iter().map(item).collect();
-        let limits = self.plan.limits();
-        self.model.see(
-            &self.device,
-            &mut self.workspace,
-            &items,
-            row,
-            limits,
-            &mut |_, _, _| Ok(()),
-        )?;
+        let observe = &mut |_: &str, _: View<'_, bf16>, _: usize| Ok(());
+        self.model.see(&self.device, &mut self.workspace, &items, row, observe)?;
         self.device.synchronize()?;
         if let Some(spent) = self.spent.get_mut(&id) {
             spent.0 += clock.elapsed();
@@ -302,7 +298,7 @@ impl Core {
         let rows = self.workspace.staging.push(&batch.logit_rows)?;
         self.workspace.staging.send(&self.device)?;
         let decoder = self.model.decoder();
-        let observe = &mut |_: &str, _: crate::device::View<'_, half::bf16>, _: usize| Ok(());
+        let observe = &mut |_: &str, _: View<'_, bf16>, _: usize| Ok(());
         decoder.forward(&self.device, &mut self.workspace, &staged, observe)?;
         decoder.logits(&self.device, &mut self.workspace, staged.rows, rows, observe)?;
         Ok(settings)
@@ -465,11 +461,11 @@ pub(super) fn item(prepared: &Prepared) -> VisionItem<'_> {
 pub(super) fn stage(
     workspace: &mut Workspace,
     batch: &Batch,
-) -> Result<crate::model::decoder::DecoderStep, EngineError> {
+) -> Result<DecoderStep, EngineError> {
     let staging = &mut workspace.staging;
     staging.begin()?;
     let (prefill, decode) = work_lists(batch);
-    Ok(crate::model::decoder::DecoderStep {
+    Ok(DecoderStep {
         rows: batch.rows(),
         sequences: batch.sequences(),
         ids: staging.push(&batch.ids)?,

@@ -8,7 +8,7 @@ use super::{
     rope,
     vision::{Observer, Vision, VisionItem},
     weights::{LoadWarning, Weights},
-    workspace::{StepLimits, Widths, Workspace, kv_layout},
+    workspace::{Widths, Workspace, kv_layout},
 };
 use crate::device::Device;
 
@@ -86,9 +86,9 @@ impl Model {
         workspace: &mut Workspace,
         items: &[VisionItem<'_>],
         first: usize,
-        limits: StepLimits,
         observe: &mut Observer<'_>,
     ) -> Result<(), ModelError> {
+        let limits = workspace.limits;
         let (mut start, mut row) = (0, first);
         while start < items.len() {
             let (mut end, mut patches, mut bytes, mut merged) = (start, 0, 0, 0);

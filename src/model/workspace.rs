@@ -207,6 +207,8 @@ fn staging_bytes(limits: StepLimits) -> Option<usize> {
 /// The buffers of one engine.
 #[derive(Debug)]
 pub struct Workspace {
+    /// The largest step that it takes.
+    pub(super) limits: StepLimits,
     pub(super) x: Buffer<bf16>,
     pub(super) y: Buffer<bf16>,
     pub(super) wide: Buffer<bf16>,
@@ -244,6 +246,7 @@ impl Workspace {
     /// [`ModelError::Device`].
     pub fn new(device: &Device, plan: &WorkspacePlan) -> Result<Self, ModelError> {
         Ok(Self {
+            limits: plan.limits,
             x: device.alloc(plan.x)?,
             y: device.alloc(plan.y)?,
             wide: device.alloc(plan.wide)?,

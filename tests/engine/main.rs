@@ -1,6 +1,6 @@
 //! The engine on the demo checkpoint: results free of neighbours and chunks, requests that end
 //! early, refusals, and the launches of an answer.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,7 @@
 //! What the test binaries share: one device a process, seeded inputs, comparisons.
 #![allow(
     dead_code,
+    clippy::print_stderr,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::panic,
