@@ -11,7 +11,7 @@ use qwen2vl::{
 
 use crate::check::bits;
 use crate::guarded::Guarded;
-use crate::support::{self, POISON, Rng};
+use crate::support::{self, Rng};
 
 /// The published mean and deviation, as scale and shift of a byte.
 const SCALE: [f32; 3] = [0.014_598_42, 0.015_007_69, 0.014_220_11];

@@ -387,10 +387,10 @@ fn shapes_that_do_not_fit_are_refused() {
     let device = support::device();
     let mut batch = Batch::new(vec![vec![1.0; 4]; 2], vec![greedy(); 2]);
     batch.settings.pop();
-    let error = batch.run(device).err().expect("one setting for two sequences");
+    let error = batch.run(device).expect_err("one setting for two sequences");
     assert_eq!(error.to_string(), "sample: settings has 1 elements, expected 2");
     let mut batch = Batch::new(vec![vec![1.0; 4]; 2], vec![greedy(); 2]);
     batch.counts[1].pop();
-    let error = batch.run(device).err().expect("counts of another vocabulary");
+    let error = batch.run(device).expect_err("counts of another vocabulary");
     assert_eq!(error.to_string(), "sample: counts has 7 elements, expected 8");
 }
