@@ -100,15 +100,30 @@ pub struct Limits {
     pub multiprocessors: usize,
     /// Largest shared memory of a block.
     pub shared: Bytes,
+    /// Whether it is the software device.
+    pub software: bool,
+}
+
+impl Limits {
+    /// Whether a block of the variant has the shared memory that it takes.
+    pub(super) fn fit(self, variant: &Variant) -> bool {
+        u64::from(variant.shared_bytes) <= self.shared.0
+    }
 }
 
 /// The variant for a shape: a pure function, so a shape runs the same everywhere on a device.
-///
-/// The table is kernels.md 7.1: the few-row forms read each weight once with no padded rows of
-/// mma; small tiles where a weight has too few outputs to give every multiprocessor a large one.
 pub fn choose(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
+    if limits.software {
+        return choose_software(rows, outputs, limits);
+    }
+    choose_gpu(rows, outputs, limits)
+}
+
+/// The table of kernels.md 7.1: the few-row forms read each weight once with no padded rows of mma;
+/// small tiles where a weight has too few outputs to give every multiprocessor a large one.
+fn choose_gpu(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
     let many = outputs >= MANY_OUTPUTS;
-    if let Some(few) = gemv::choose(rows, many, limits.shared) {
+    if let Some(few) = gemv::choose(rows, many, limits) {
         return few;
     }
     let blocks = rows.div_ceil(128) * outputs.div_ceil(128);
@@ -121,6 +136,33 @@ pub fn choose(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
         _ if many || blocks >= 2 * limits.multiprocessors => &TILE_128X128,
         _ => &TILE_128X64,
     }
+}
+
+/// Relative speed of a variant on the software device, padded rows and outputs counted: GFLOP/s of
+/// one thread with AVX-512 at K = 1536. What counts there is instructions for each mma.
+const SOFTWARE_SPEED: [(Variant, u64); 8] = [
+    (TILE_128X128, 61),
+    (TILE_128X64, 45),
+    (TILE_64X64, 46),
+    (TILE_32X64, 33),
+    (gemv::R64N16, 19),
+    (gemv::R32N16, 14),
+    (gemv::R32N8, 11),
+    (gemv::R16N8, 8),
+];
+
+/// The variant with the least predicted time, which has no memory to wait for.
+fn choose_software(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
+    const SCALE: u64 = 1000;
+    let takes = |variant: &Variant| variant.any_rows || rows <= variant.rows;
+    let time = |variant: &Variant, speed: u64| {
+        let padded_rows = rows.div_ceil(variant.rows).saturating_mul(variant.rows);
+        let padded_outputs = outputs.div_ceil(variant.outputs).saturating_mul(variant.outputs);
+        (padded_rows as u64).saturating_mul(padded_outputs as u64).saturating_mul(SCALE) / speed
+    };
+    let usable = SOFTWARE_SPEED.iter().filter(|(variant, _)| takes(variant) && limits.fit(variant));
+    let best = usable.min_by_key(|(variant, speed)| time(variant, *speed));
+    best.map_or(&TILE_32X64, |(variant, _)| variant)
 }
 
 impl Gemm<'_> {
@@ -147,6 +189,7 @@ impl Gemm<'_> {
         let limits = Limits {
             multiprocessors: usize::try_from(device.multiprocessors()).unwrap_or(usize::MAX),
             shared: device.shared_limit(),
+            software: device.located().software,
         };
         let variant = choose(self.rows, self.outputs, limits);
         self.launch_as(variant, device)
@@ -210,8 +253,9 @@ impl Gemm<'_> {
 mod tests {
     use super::*;
 
-    const A100: Limits = Limits { multiprocessors: 108, shared: Bytes(163 * 1024) };
-    const L4: Limits = Limits { multiprocessors: 58, shared: Bytes(99 * 1024) };
+    const A100: Limits =
+        Limits { multiprocessors: 108, shared: Bytes(163 * 1024), software: false };
+    const L4: Limits = Limits { multiprocessors: 58, shared: Bytes(99 * 1024), software: false };
 
     #[test]
     fn the_choice_follows_rows_and_outputs() {
@@ -237,12 +281,33 @@ mod tests {
     }
 
     #[test]
+    fn the_software_device_is_given_few_instructions_for_each_mma() {
+        let cases = [
+            (1, 1536, "gemv_bf16_r32n8"),
+            (1, 24, "gemv_bf16_r32n8"),
+            (1, 16, "gemv_bf16_r16n8"),
+            (16, 1536, "gemv_bf16_r64n16"),
+            (32, 1536, "gemm_bf16_32x64"),
+            (64, 1536, "gemm_bf16_64x64"),
+            (128, 1536, "gemm_bf16_128x128"),
+            (129, 1536, "gemm_bf16_64x64"),
+            (4096, 64, "gemm_bf16_64x64"),
+        ];
+        let limits = Limits { software: true, ..A100 };
+        for (rows, outputs, kernel) in cases {
+            assert_eq!(choose(rows, outputs, limits).kernel, kernel, "M={rows} N={outputs}");
+        }
+    }
+
+    #[test]
     fn a_choice_fits_the_shared_memory_of_small_devices() {
         for rows in [1, 2, 3, 8, 9, 16, 17, 32, 33, 64, 65, 256, 257, 4096] {
             for outputs in [8, 1536, 8192, 151_936] {
-                let variant = choose(rows, outputs, L4);
-                assert!(u64::from(variant.shared_bytes) <= L4.shared.0, "M={rows} N={outputs}");
-                assert!(variant.any_rows || rows <= variant.rows, "M={rows} N={outputs}");
+                for limits in [L4, Limits { software: true, ..L4 }] {
+                    let variant = choose(rows, outputs, limits);
+                    assert!(limits.fit(variant), "M={rows} N={outputs}");
+                    assert!(variant.any_rows || rows <= variant.rows, "M={rows} N={outputs}");
+                }
             }
         }
     }

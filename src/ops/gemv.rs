@@ -1,13 +1,12 @@
 //! The few-row forms of the linear layer, for decode. Kernel `kernels/gemv.cu`; launched through
 //! [`Gemm`](super::gemm::Gemm), oracle [`crate::reference::gemm`].
 
-use super::gemm::Variant;
+use super::gemm::{Limits, Variant};
 use super::params::{
     GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, GEMV_R16N8_STAGES, GEMV_R16N8_STEP,
     GEMV_R32N8_STAGES, GEMV_R32N8_STEP, GEMV_R32N16_STAGES, GEMV_R32N16_STEP, GEMV_R64N16_STAGES,
     GEMV_R64N16_STEP, GEMV_R64N32_STAGES, GEMV_R64N32_STEP, GEMV_THREADS, GEMV_WARPS,
 };
-use crate::units::Bytes;
 
 /// Shape of one form: tile, pipeline, and whether x is staged beside the weight.
 struct Form {
@@ -49,7 +48,7 @@ const R16N8_DIRECT: Variant = form(
         x: Operand::Direct,
     },
 );
-const R16N8: Variant = form(
+pub(super) const R16N8: Variant = form(
     "gemv_bf16_r16n8",
     Form {
         outputs: 16,
@@ -59,7 +58,7 @@ const R16N8: Variant = form(
         x: Operand::Staged,
     },
 );
-const R32N8: Variant = form(
+pub(super) const R32N8: Variant = form(
     "gemv_bf16_r32n8",
     Form {
         outputs: 32,
@@ -69,7 +68,7 @@ const R32N8: Variant = form(
         x: Operand::Staged,
     },
 );
-const R32N16: Variant = form(
+pub(super) const R32N16: Variant = form(
     "gemv_bf16_r32n16",
     Form {
         outputs: 32,
@@ -79,7 +78,7 @@ const R32N16: Variant = form(
         x: Operand::Staged,
     },
 );
-const R64N16: Variant = form(
+pub(super) const R64N16: Variant = form(
     "gemv_bf16_r64n16",
     Form {
         outputs: 64,
@@ -103,18 +102,17 @@ const R64N32: Variant = form(
 /// The forms of `kernels/gemv.cu`.
 pub const FORMS: [Variant; 6] = [R16N8_DIRECT, R16N8, R32N8, R32N16, R64N16, R64N32];
 
-/// The form for a shape, if a few-row form is the best and fits `shared`.
+/// The form for a shape, if a few-row form is the best and fits the device.
 ///
 /// More weight rows a block where there are many outputs: x is then read less often from L2.
-pub(super) fn choose(rows: usize, many_outputs: bool, shared: Bytes) -> Option<&'static Variant> {
-    let fits = |variant: &Variant| u64::from(variant.shared_bytes) <= shared.0;
+pub(super) fn choose(rows: usize, many_outputs: bool, limits: Limits) -> Option<&'static Variant> {
     match rows {
         1..=2 => Some(&R16N8_DIRECT),
-        3..=8 if many_outputs && fits(&R32N8) => Some(&R32N8),
+        3..=8 if many_outputs && limits.fit(&R32N8) => Some(&R32N8),
         3..=8 => Some(&R16N8),
-        9..=16 if many_outputs && fits(&R64N16) => Some(&R64N16),
+        9..=16 if many_outputs && limits.fit(&R64N16) => Some(&R64N16),
         9..=16 => Some(&R32N16),
-        17..=32 if many_outputs && fits(&R64N32) => Some(&R64N32),
+        17..=32 if many_outputs && limits.fit(&R64N32) => Some(&R64N32),
         _ => None,
     }
 }
