@@ -1,7 +1,7 @@
 //! Makes the driver library's shim: a shared object whose 445 entry points jump through a table.
 //!
-//! `src/driver/api.txt` is the one list. From it come the assembly of the shim and `table.rs`, in the same order, so
-//! that the two cannot drift.
+//! `src/driver/api.txt` is the one list. From it come the assembly of the shim and `table.rs`, in
+//! the same order, so that the two cannot drift.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -22,7 +22,8 @@ pub struct Config {
     pub blocking: bool,
     /// A launch that takes longer fails with 702; by default there is no limit.
     pub timeout: Option<Duration>,
-    /// Kernels that add floats atomically run on one thread, so that their sums are the same each time.
+    /// Kernels that add floats atomically run on one thread, so that their sums are the same each
+    /// time.
     pub ordered: bool,
     /// Orders, copies, level.
     pub schedule: Schedule,

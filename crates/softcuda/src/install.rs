@@ -1,7 +1,8 @@
 //! Puts the software driver into this process, where a loader that asks for `libcuda.so` finds it.
 //!
-//! The library is a shim (see `build.rs`) whose SONAME is `libcuda.so`. The C library compares the name that a later
-//! `dlopen("libcuda.so")` asks for with the SONAMEs of what is loaded, before it looks at the file system.
+//! The library is a shim (see `build.rs`) whose SONAME is `libcuda.so`. The C library compares the
+//! name that a later `dlopen("libcuda.so")` asks for with the SONAMEs of what is loaded, before it
+//! looks at the file system.
 
 use std::ffi::{CStr, CString, c_void};
 use std::fmt;
@@ -76,7 +77,8 @@ impl std::error::Error for InstallError {}
 
 static INSTALLED: Mutex<Option<Installed>> = Mutex::new(None);
 
-/// Makes `libcuda.so` mean the software driver in this process. A second call changes nothing, not even the settings.
+/// Makes `libcuda.so` mean the software driver in this process. A second call changes nothing, not
+/// even the settings.
 ///
 /// # Errors
 /// [`InstallError`] with every way that was tried.

@@ -20,7 +20,8 @@ pub fn last_fault() -> Option<Fault> {
     LAST_FAULT.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// The text of the last report of this process: of a fault, or of a module or function that cannot be loaded.
+/// The text of the last report of this process: of a fault, or of a module or function that cannot
+/// be loaded.
 #[must_use]
 pub fn last_report() -> Option<String> {
     LAST_REPORT.lock().unwrap_or_else(PoisonError::into_inner).clone()

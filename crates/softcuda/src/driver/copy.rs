@@ -1,7 +1,7 @@
 //! Copies and fills.
 //!
-//! A range of device memory must lie inside one live allocation. A host address is the caller's word, as it is for a
-//! real driver: bytes are copied from or to it.
+//! A range of device memory must lie inside one live allocation. A host address is the caller's
+//! word, as it is for a real driver: bytes are copied from or to it.
 
 use std::ffi::c_void;
 

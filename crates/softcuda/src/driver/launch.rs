@@ -194,7 +194,8 @@ impl Parameters {
             }
             let start = parameter.offset as usize;
             let place = &mut buffer[start..start + parameter.size as usize];
-            // SAFETY: the C caller promises that each pointer leads to a value of the parameter's size.
+            // SAFETY: the C caller promises that each pointer leads to a value of the parameter's
+            // size.
             unsafe { from.copy_to_nonoverlapping(place.as_mut_ptr(), place.len()) };
         }
         Ok(buffer)
@@ -257,8 +258,9 @@ impl LaunchConfig {
         for index in 0..self.count as usize {
             let LaunchAttribute { id, value, .. } = In(self.attributes).at(index)?;
             match id {
-                // Ignored; access windows of the cache, synchronisation policy, cluster policy, stream
-                // serialisation, priority, memory domains, shared memory carveout: no effect on results.
+                // Ignored; access windows of the cache, synchronisation policy, cluster policy,
+                // stream serialisation, priority, memory domains, shared memory carveout: no effect
+                // on results.
                 0 | 1 | 3 | 5 | 6 | 8 | 9 | 10 | 14 => {}
                 2 => mode = if value[0] == 0 { Mode::Plain } else { Mode::Cooperative },
                 // Clusters of one block are blocks.

@@ -1,5 +1,5 @@
-//! Libraries: modules that are not bound to one context in CUDA. Here each is a module of the context that was current
-//! when it was loaded, and its kernels are functions.
+//! Libraries: modules that are not bound to one context in CUDA. Here each is a module of the
+//! context that was current when it was loaded, and its kernels are functions.
 
 use std::ffi::{c_char, c_void};
 

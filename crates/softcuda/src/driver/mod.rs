@@ -1,8 +1,9 @@
 //! The CUDA driver API.
 //!
-//! Each entry point is a function of this module without a symbol of its own: the shim (`install`) jumps to it through
-//! [`TABLE`]. No panic leaves an entry point, and no pointer of a caller is trusted beyond what C promises: that it is
-//! null or points to as much as the function's documentation says.
+//! Each entry point is a function of this module without a symbol of its own: the shim (`install`)
+//! jumps to it through [`TABLE`]. No panic leaves an entry point, and no pointer of a caller is
+//! trusted beyond what C promises: that it is null or points to as much as the function's
+//! documentation says.
 
 // Entry points have the names of the C header.
 #![expect(non_snake_case, reason = "names of the C header")]
@@ -57,7 +58,8 @@ thread_local! {
     static IN_COMMAND: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs the body of an entry point: catches panics, refuses calls from host functions, logs failures.
+/// Runs the body of an entry point: catches panics, refuses calls from host functions, logs
+/// failures.
 fn call(name: &'static str, body: impl FnOnce() -> Status) -> i32 {
     let body = || if IN_COMMAND.get() { Err(NOT_PERMITTED) } else { body() };
     let code = match catch_unwind(AssertUnwindSafe(body)) {
@@ -77,7 +79,8 @@ fn call(name: &'static str, body: impl FnOnce() -> Status) -> i32 {
     code as i32
 }
 
-/// Where an entry point writes a result. Made by C callers alone, who promise that it is null or valid.
+/// Where an entry point writes a result. Made by C callers alone, who promise that it is null or
+/// valid.
 #[repr(transparent)]
 struct Out<T>(*mut T);
 
@@ -145,7 +148,8 @@ impl<T: Copy> In<T> {
     }
 }
 
-/// A C string that an entry point reads. Made by C callers alone, who promise that it is null or valid.
+/// A C string that an entry point reads. Made by C callers alone, who promise that it is null or
+/// valid.
 #[repr(transparent)]
 struct Text(*const c_char);
 

@@ -95,7 +95,8 @@ entry! {
         Ok(())
     }
 
-    /// The one attribute that may be set: copies of this memory are synchronous, which they are anyway.
+    /// The one attribute that may be set: copies of this memory are synchronous, which they are
+    /// anyway.
     fn cuPointerSetAttribute(value: In<i32>, which: u32, address: u64) {
         value.get()?;
         find(address)?;

@@ -1,7 +1,7 @@
 //! Streams. A command runs when it is queued, on the calling thread, in the order of its stream.
 //!
-//! That is one of the schedules that CUDA allows: whatever a command may depend on was queued before it, and so has
-//! already run. Locks keep the order where several threads queue at once.
+//! That is one of the schedules that CUDA allows: whatever a command may depend on was queued
+//! before it, and so has already run. Locks keep the order where several threads queue at once.
 
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};

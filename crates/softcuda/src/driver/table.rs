@@ -9,7 +9,8 @@ use super::state;
 /// Addresses of entry points, for the shim to copy.
 pub(crate) struct Table<const N: usize>([*const c_void; N]);
 
-// SAFETY: the pointers are addresses of functions, which live as long as the program and do not change.
+// SAFETY: the pointers are addresses of functions, which live as long as the program and do not
+// change.
 unsafe impl<const N: usize> Sync for Table<N> {}
 
 impl<const N: usize> Table<N> {

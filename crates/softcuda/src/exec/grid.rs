@@ -1,7 +1,7 @@
 //! Runs the blocks of launches on all cores.
 //!
-//! The thread that launches works on its own launch; the pool's threads help. So `threads` threads compute when one
-//! thread launches at a time.
+//! The thread that launches works on its own launch; the pool's threads help. So `threads` threads
+//! compute when one thread launches at a time.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -200,7 +200,8 @@ fn help(shared: &Shared) {
             queue = shared.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
-        // Counted while the queue is locked: the launching thread takes the job off the queue before it counts.
+        // Counted while the queue is locked: the launching thread takes the job off the queue
+        // before it counts.
         *lock(&job.helpers) += 1;
         drop(queue);
         job.work(&mut worker);
@@ -259,7 +260,8 @@ impl Job {
             && self.resident.load(Ordering::Relaxed) < self.resident_limit
     }
 
-    /// The next blocks to begin; fewer towards the end, so that all threads finish at about the same time.
+    /// The next blocks to begin; fewer towards the end, so that all threads finish at about the
+    /// same time.
     fn take_blocks(&self) -> Range<u64> {
         let chunk = |first: u64| ((self.total - first) / (4 * self.threads)).clamp(1, MOST_BLOCKS);
         let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |first| {
@@ -383,14 +385,15 @@ impl Drop for Cancellable {
     }
 }
 
-/// Stops the launches that run now; they fail with 719, "cancelled". Takes no lock and allocates nothing, so that a
-/// signal handler may call it.
+/// Stops the launches that run now; they fail with 719, "cancelled". Takes no lock and allocates
+/// nothing, so that a signal handler may call it.
 pub fn cancel() {
     for slot in &RUNNING {
         slot.readers.fetch_add(1, Ordering::SeqCst);
         let stop = slot.stop.load(Ordering::SeqCst);
         if !stop.is_null() {
-            // SAFETY: whoever takes the pointer out of the slot waits for `readers` to be 0 before the flag goes.
+            // SAFETY: whoever takes the pointer out of the slot waits for `readers` to be 0 before
+            // the flag goes.
             let stop = unsafe { &*stop };
             stop.store(true, Ordering::Relaxed);
         }

@@ -1,10 +1,12 @@
-//! The allocator of arena offsets: best fit, red zones, quarantine. It knows nothing of host addresses.
+//! The allocator of arena offsets: best fit, red zones, quarantine. It knows nothing of host
+//! addresses.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::arena::GRANULE;
 
-/// Unallocated bytes after each allocation, so that an access of a whole warp past an end hits nothing.
+/// Unallocated bytes after each allocation, so that an access of a whole warp past an end hits
+/// nothing.
 pub(super) const RED_ZONE: u64 = 512;
 /// First offset that is handed out: address 0 of the arena is never a valid pointer.
 const FIRST: u64 = 4096;
@@ -85,7 +87,8 @@ impl Allocator {
         self.live.len()
     }
 
-    /// Takes the smallest free range that holds `bytes`. `evicted` receives what left the quarantine for it.
+    /// Takes the smallest free range that holds `bytes`. `evicted` receives what left the
+    /// quarantine for it.
     pub(super) fn allocate(
         &mut self,
         bytes: u64,
@@ -117,7 +120,8 @@ impl Allocator {
         Some(start)
     }
 
-    /// Moves the allocation at `start` into the quarantine; `None` if no live allocation begins there.
+    /// Moves the allocation at `start` into the quarantine; `None` if no live allocation begins
+    /// there.
     pub(super) fn free(&mut self, start: u64, evicted: &mut Vec<Evicted>) -> Option<Allocation> {
         let allocation = self.live.remove(&start)?;
         self.used -= allocation.reserved();

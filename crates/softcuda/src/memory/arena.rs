@@ -19,7 +19,8 @@ pub(super) struct Mapping {
     bytes: usize,
 }
 
-// SAFETY: the mapping is plain memory; who may access which byte is decided by the allocator above it.
+// SAFETY: the mapping is plain memory; who may access which byte is decided by the allocator above
+// it.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; no Rust reference into the mapping is ever made.
 unsafe impl Sync for Mapping {}
@@ -27,7 +28,8 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Reserves `bytes` of zeros; pages are taken when they are first touched.
     pub(super) fn reserve(bytes: usize) -> io::Result<Self> {
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no other memory.
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no other
+        // memory.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -52,13 +54,15 @@ impl Mapping {
         self.bytes
     }
 
-    /// Gives whole pages of `[start, start + length)` back to the host; they read as zeros afterwards.
+    /// Gives whole pages of `[start, start + length)` back to the host; they read as zeros
+    /// afterwards.
     pub(super) fn release(&self, start: u64, length: u64) {
         const PAGE: u64 = 4096;
         let first = start.next_multiple_of(PAGE);
         let end = (start + length) / PAGE * PAGE;
         if end > first {
-            // SAFETY: `[first, end)` lies inside this mapping, because the allocator hands out only such ranges.
+            // SAFETY: `[first, end)` lies inside this mapping, because the allocator hands out only
+            // such ranges.
             let start = unsafe { self.base.add(first as usize) };
             // SAFETY: as above; the range is freed, nobody may read its old contents.
             // A refusal only keeps the pages: no result depends on it.
@@ -66,7 +70,8 @@ impl Mapping {
         }
     }
 
-    /// Asks for large pages in `[start, start + length)`: fewer faults at the first touch, fewer table walks later.
+    /// Asks for large pages in `[start, start + length)`: fewer faults at the first touch, fewer
+    /// table walks later.
     pub(super) fn prefer_large_pages(&self, start: u64, length: u64) {
         const LARGE: u64 = 2 << 20;
         let base = self.base as u64;
@@ -117,7 +122,8 @@ const GUARD: usize = 1 << 16;
 const SMALLEST: u64 = 1 << 20;
 
 impl Arena {
-    /// Reserves `size` bytes, or half of it, or a quarter, …: hosts without overcommit refuse large reservations.
+    /// Reserves `size` bytes, or half of it, or a quarter, …: hosts without overcommit refuse large
+    /// reservations.
     pub(super) fn reserve(size: u64) -> io::Result<Self> {
         let mut size = size.next_multiple_of(4096).max(SMALLEST);
         loop {
@@ -183,8 +189,8 @@ impl Arena {
     }
 }
 
-/// The arena's size: the profile's memory, at most three quarters of what the host has available, at most the
-/// control group's limit.
+/// The arena's size: the profile's memory, at most three quarters of what the host has available,
+/// at most the control group's limit.
 pub(super) fn default_size(profile_bytes: u64) -> u64 {
     let mut size = profile_bytes;
     if let Some(available) = available_memory() {

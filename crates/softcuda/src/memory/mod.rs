@@ -1,7 +1,8 @@
 //! Device memory: the arena, its allocator, pinned host regions, and what an address means.
 //!
-//! Everything here works on raw pointers. A Rust reference into the arena is never made: kernels and host copies may
-//! touch the same bytes at once, which is a race of the CUDA program and is confined to the arena.
+//! Everything here works on raw pointers. A Rust reference into the arena is never made: kernels
+//! and host copies may touch the same bytes at once, which is a race of the CUDA program and is
+//! confined to the arena.
 
 mod alloc;
 mod arena;
@@ -44,7 +45,8 @@ impl Memory {
         Ok(Self { arena, allocator, pinned: RwLock::default() })
     }
 
-    /// An arena as large as the profile's memory, but at most three quarters of what the host has available.
+    /// An arena as large as the profile's memory, but at most three quarters of what the host has
+    /// available.
     ///
     /// # Errors
     /// As [`Memory::new`].
@@ -52,7 +54,8 @@ impl Memory {
         Self::new(arena::default_size(profile_bytes))
     }
 
-    /// Host address of arena offset 0: the byte at generic address `GLOBAL_BASE + n` is at `base() + n`.
+    /// Host address of arena offset 0: the byte at generic address `GLOBAL_BASE + n` is at `base()
+    /// + n`.
     #[must_use]
     pub fn base(&self) -> *mut u8 {
         self.arena.base()
@@ -64,14 +67,15 @@ impl Memory {
         self.arena.size()
     }
 
-    /// The granule table: entry `n` stands for the arena bytes `256·n ..= 256·n + 255`; `size() / 256` entries.
+    /// The granule table: entry `n` stands for the arena bytes `256·n ..= 256·n + 255`; `size() /
+    /// 256` entries.
     #[must_use]
     pub fn granules(&self) -> *const AtomicU16 {
         self.arena.table()
     }
 
-    /// Whether `[offset, offset + size)` of the arena may be accessed. Checks the first and the last byte, which is
-    /// enough up to 512 bytes: allocations are that far apart.
+    /// Whether `[offset, offset + size)` of the arena may be accessed. Checks the first and the
+    /// last byte, which is enough up to 512 bytes: allocations are that far apart.
     #[inline]
     #[must_use]
     pub fn accessible(&self, offset: u64, size: u64) -> bool {
@@ -84,13 +88,15 @@ impl Memory {
         if offset >= self.arena.size() {
             return false;
         }
-        // SAFETY: `offset` is below the arena's size, and the table has an entry for each of its granules.
+        // SAFETY: `offset` is below the arena's size, and the table has an entry for each of its
+        // granules.
         let entry = unsafe { &*self.granules().add((offset / GRANULE) as usize) };
         let valid = entry.load(Ordering::Relaxed);
         valid <= GRANULE_FULL && (offset % GRANULE) as u16 <= valid.wrapping_sub(1) && valid != 0
     }
 
-    /// Host address of `[address, address + size)` if all of it is inside one live allocation or pinned region.
+    /// Host address of `[address, address + size)` if all of it is inside one live allocation or
+    /// pinned region.
     #[must_use]
     pub fn host_range(&self, address: u64, size: u64) -> Option<*mut u8> {
         match tag(address) {
@@ -110,7 +116,8 @@ impl Memory {
         }
     }
 
-    /// Allocates `bytes` bytes, aligned to 256. Returns the generic address; `None` if there is no room.
+    /// Allocates `bytes` bytes, aligned to 256. Returns the generic address; `None` if there is no
+    /// room.
     #[must_use]
     pub fn allocate(&self, bytes: u64, origin: &str) -> Option<u64> {
         let mut evicted = Vec::new();

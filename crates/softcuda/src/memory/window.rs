@@ -1,7 +1,7 @@
 //! The generic address space: which tag means which memory.
 //!
-//! The tag of an address is its top 16 bits. User addresses of x86-64 Linux lie below 2^47, so no tag but 0 is
-//! ever a valid host address.
+//! The tag of an address is its top 16 bits. User addresses of x86-64 Linux lie below 2^47, so no
+//! tag but 0 is ever a valid host address.
 
 /// Bits below the tag.
 pub const TAG_SHIFT: u32 = 48;

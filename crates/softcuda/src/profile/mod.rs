@@ -1,6 +1,7 @@
 //! Device profiles: which GPU the software device says it is.
 //!
-//! A profile answers attribute queries, occupancy and launch checks. It changes no result of a kernel.
+//! A profile answers attribute queries, occupancy and launch checks. It changes no result of a
+//! kernel.
 
 mod table;
 

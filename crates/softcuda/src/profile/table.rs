@@ -1,4 +1,5 @@
-//! Figures from NVIDIA's data sheets and the tables of compute capabilities in its programming guide.
+//! Figures from NVIDIA's data sheets and the tables of compute capabilities in its programming
+//! guide.
 
 use super::Profile;
 

@@ -1,4 +1,5 @@
-//! The forms of calls that the other files do not use: asynchronous, with flags, with nothing to do.
+//! The forms of calls that the other files do not use: asynchronous, with flags, with nothing to
+//! do.
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
