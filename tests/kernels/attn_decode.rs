@@ -1,9 +1,10 @@
 //! `kernels/attn_decode.cu` against its oracle, and against attn_prefill bit for bit.
 
 use half::bf16;
-use qwen2vl::ops::OpError;
+use qwen2vl::ops::{Cost, OpError};
 use qwen2vl::reference::attn::Heads;
 use qwen2vl::reference::attn_decode::attn_decode as oracle;
+use qwen2vl::units::Bytes;
 
 use crate::orders::in_every_order;
 use crate::paged::{Sequence, Step, assert_same_bits};
@@ -137,4 +138,16 @@ fn parts_that_are_too_short_are_refused() {
     let error = step.decode_with_parts_of(device(), 1).unwrap_err();
     let short = matches!(error, OpError::Shape { argument: "parts.outputs", expected: 256, .. });
     assert!(short, "{error}");
+}
+
+#[test]
+fn the_cost_counts_visible_keys() {
+    let shape = shape((4, 2, 32));
+    for (window, keys) in [(None, 305), (Some(100), 105)] {
+        let step = Step::new(device(), shape, &sequences("cost", shape, &[5, 300], 1.0), window);
+        let (queries, cache) = (2 * 4 * 32 * 2, 2 * keys * 2 * 32 * 2);
+        let want =
+            Cost { read: Bytes(queries + cache), written: Bytes(queries), flop: 4 * 128 * keys };
+        assert_eq!(step.decode_cost(device()), want, "window {window:?}");
+    }
 }

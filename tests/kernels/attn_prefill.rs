@@ -1,8 +1,9 @@
 //! `kernels/attn_prefill.cu` against its oracle and its contract, on whatever device there is.
 
 use half::bf16;
-use qwen2vl::ops::OpError;
+use qwen2vl::ops::{Cost, OpError};
 use qwen2vl::reference::attn::{Attended, Heads};
+use qwen2vl::units::Bytes;
 
 use crate::orders::in_every_order;
 use crate::paged::{Sequence, Step, assert_same_bits};
@@ -237,4 +238,19 @@ fn a_window_of_nothing_is_refused() {
     let error = Step::new(device(), shape, &[sequence], Some(0)).prefill(device(), "window 0");
     let error = error.unwrap_err();
     assert_eq!(error.to_string(), "attn_prefill: window = 0, but a row sees itself");
+}
+
+#[test]
+fn the_cost_counts_rows_keys_and_visible_pairs() {
+    let shape = shape((4, 2, 32));
+    let mut rng = Rng::new("cost");
+    let sequences = [(3, 5), (2, 2)].map(|(n, k)| Sequence::random(&mut rng, shape, n, k, 1.0));
+    // (window, pairs of a row and a key that it sees)
+    for (window, pairs) in [(None, 3 + 4 + 5 + 1 + 2), (Some(2), 2 + 2 + 2 + 1 + 2)] {
+        let cost = Step::new(device(), shape, &sequences, window).prefill_cost(device());
+        let (queries, cache) = (5 * 4 * 32 * 2, 2 * 7 * 2 * 32 * 2);
+        let want =
+            Cost { read: Bytes(queries + cache), written: Bytes(queries), flop: 4 * 128 * pairs };
+        assert_eq!(cost, want, "window {window:?}");
+    }
 }

@@ -1,11 +1,11 @@
 //! A step of sequences over scattered, poisoned pages: what the tests of the paged kernels share.
 
 use half::bf16;
-use qwen2vl::device::{Buffer, Device};
-use qwen2vl::ops::OpError;
+use qwen2vl::device::{Buffer, Device, View, ViewMut};
 use qwen2vl::ops::attn_decode::{self, AttnDecode, AttnPartLens, AttnParts};
 use qwen2vl::ops::attn_prefill::{self, AttnPrefill};
 use qwen2vl::ops::kv::{KvCache, KvLayout};
+use qwen2vl::ops::{Cost, OpError};
 use qwen2vl::reference::attn::{Attended, Heads};
 use qwen2vl::reference::attn_prefill::attn_prefill as oracle;
 use qwen2vl::units::{PAGE_TOKENS, Tokens};
@@ -151,6 +151,55 @@ impl Step {
         }
     }
 
+    fn prefill_op<'a>(&'a self, work: View<'a, i32>, o: ViewMut<'a, bf16>) -> AttnPrefill<'a> {
+        AttnPrefill {
+            qkv: self.qkv.view(),
+            cache: self.cache(),
+            work,
+            o,
+            rows: Tokens(self.rows),
+            heads: self.shape.heads,
+            window: self.window,
+        }
+    }
+
+    fn decode_op<'a>(
+        &'a self,
+        work: View<'a, i32>,
+        parts: &'a mut Parts,
+        o: ViewMut<'a, bf16>,
+    ) -> AttnDecode<'a> {
+        AttnDecode {
+            qkv: self.qkv.view(),
+            cache: self.cache(),
+            work,
+            parts: AttnParts {
+                outputs: parts.outputs.view_mut(),
+                states: parts.states.view_mut(),
+                counters: parts.counters.view_mut(),
+                max_segments: parts.max_segments,
+            },
+            o,
+            rows: Tokens(self.rows),
+            heads: self.shape.heads,
+            window: self.window,
+        }
+    }
+
+    /// What attn_prefill says that the step costs.
+    pub fn prefill_cost(&self, device: &Device) -> Cost {
+        let (work, mut o) = (device.zeros(0).unwrap(), device.zeros(0).unwrap());
+        self.prefill_op(work.view(), o.view_mut()).cost(&self.cu_rows, &self.kv_len)
+    }
+
+    /// What attn_decode says that the step costs.
+    pub fn decode_cost(&self, device: &Device) -> Cost {
+        let none = AttnPartLens { outputs: 0, states: 0, counters: 0 };
+        let mut parts = Parts::new(device, none, 0);
+        let (work, mut o) = (device.zeros(0).unwrap(), device.zeros(0).unwrap());
+        self.decode_op(work.view(), &mut parts, o.view_mut()).cost(&self.kv_len)
+    }
+
     /// `[rows, H, D]` of all sequences, also those of one row.
     pub fn prefill(&self, device: &Device, label: &str) -> Result<Vec<bf16>, OpError> {
         let mut work: Vec<i32> = Vec::new();
@@ -161,16 +210,7 @@ impl Step {
         work.extend(NO_WORK);
         let work = device.upload(&work)?;
         let mut o = Guarded::new(device, self.rows * self.shape.heads * self.shape.head_dim);
-        AttnPrefill {
-            qkv: self.qkv.view(),
-            cache: self.cache(),
-            work: work.view(),
-            o: o.view_mut(),
-            rows: Tokens(self.rows),
-            heads: self.shape.heads,
-            window: self.window,
-        }
-        .launch(device)?;
+        self.prefill_op(work.view(), o.view_mut()).launch(device)?;
         Ok(o.read(device, label))
     }
 
@@ -208,22 +248,7 @@ impl Step {
         work.extend(NO_WORK);
         let work = device.upload(&work)?;
         let mut o = Guarded::new(device, self.rows * self.shape.heads * self.shape.head_dim);
-        AttnDecode {
-            qkv: self.qkv.view(),
-            cache: self.cache(),
-            work: work.view(),
-            parts: AttnParts {
-                outputs: parts.outputs.view_mut(),
-                states: parts.states.view_mut(),
-                counters: parts.counters.view_mut(),
-                max_segments: parts.max_segments,
-            },
-            o: o.view_mut(),
-            rows: Tokens(self.rows),
-            heads: self.shape.heads,
-            window: self.window,
-        }
-        .launch(device)?;
+        self.decode_op(work.view(), parts, o.view_mut()).launch(device)?;
         let got = o.read(device, label);
         parts.outputs.read(device, label);
         parts.states.read(device, label);
