@@ -12,6 +12,10 @@ use super::warp::{
 use super::{Kernel, Launch, Order};
 use crate::fault::{Fault, FaultKind, SourceLoc};
 
+/// Times that the warps of a block may come to barriers in one step: a loop of barriers uses up
+/// no warp's budget between them.
+const ROUNDS: u32 = 4096;
+
 /// Warp instructions after which a block lets others run.
 pub const BUDGET: u64 = 1 << 20;
 
@@ -162,7 +166,7 @@ impl BlockState {
     /// # Errors
     /// The fault that ends the launch.
     pub fn step(&mut self, launch: &Launch, budget: u64) -> Result<Progress, Box<Fault>> {
-        loop {
+        for _ in 0..ROUNDS {
             let mut ran = false;
             let mut yielded = false;
             for at in 0..self.warps.len() {
@@ -208,6 +212,7 @@ impl BlockState {
                 return Ok(Progress::Yielded);
             }
         }
+        Ok(Progress::Yielded)
     }
 
     /// Lets go the warps of each barrier that is complete. `arrived` has just come to one.

@@ -2,7 +2,7 @@
 //!
 //! The ready fragment with the lowest op address runs (blocks are laid out so that loops are
 //! contiguous and joins come after what they join); fragments that meet merge. After 4,096
-//! blocks of one fragment while another is ready, the next higher one gets a turn.
+//! blocks, if others are ready, the one above that whose turn it was before gets a turn.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,8 @@ use super::op::Op;
 use super::warp::{Barrier, Event, Fragment, FragmentState, Warp};
 use crate::fault::FaultKind;
 
-/// Blocks that one fragment runs before another ready one gets a turn.
+/// Blocks that a warp runs before another ready fragment gets a turn, and between looks at the
+/// budget and the flag that stops the launch.
 const TURN: u32 = 4096;
 
 /// Why a warp stopped.
@@ -89,10 +90,16 @@ impl Warp {
     /// The warp is set up for its kernel, and the processor has the kernel's level.
     pub(crate) unsafe fn run(&mut self, until: u64) -> Stop {
         let mut after = std::ptr::null();
+        // Counts over all fragments: they may split and meet in each round of an endless loop.
+        let mut blocks = 0;
+        let mut turn: Option<*const Op> = None;
+        let mut rotated = false;
         loop {
             let Some(mut pc) = self.pick(after) else { return self.blocked() };
             after = std::ptr::null();
-            let mut blocks = 0;
+            if std::mem::take(&mut rotated) {
+                turn = Some(pc);
+            }
             let event = loop {
                 let m = self.active;
                 // SAFETY: `pc` is the start of a block or a parked op of the kernel.
@@ -103,18 +110,7 @@ impl Warp {
                 }
             };
             match event {
-                Event::None => {
-                    self.park(pc, FragmentState::Ready);
-                    if blocks >= TURN {
-                        if self.others_ready() {
-                            after = pc;
-                        }
-                        // SAFETY: the flag lives as long as the launch, which the block borrows.
-                        if unsafe { &*self.stop }.load(Ordering::Relaxed) || self.clock >= until {
-                            return Stop::Yielded;
-                        }
-                    }
-                }
+                Event::None => self.park(pc, FragmentState::Ready),
                 Event::Exit => {
                     cpasync::lanes_exit(self, self.active);
                     self.live &= !self.active;
@@ -136,6 +132,17 @@ impl Warp {
                     }
                 }
                 Event::Fault => return Stop::Fault,
+            }
+            if blocks >= TURN {
+                blocks = 0;
+                if self.others_ready() {
+                    after = turn.unwrap_or(pc);
+                    rotated = true;
+                }
+                // SAFETY: the flag lives as long as the launch, which the block borrows.
+                if unsafe { &*self.stop }.load(Ordering::Relaxed) || self.clock >= until {
+                    return Stop::Yielded;
+                }
             }
         }
     }

@@ -89,7 +89,9 @@ fn sums_and_products() {
         }));
         if ty.starts_with('s') {
             let text = format!("abs.{ty} %d, %a;");
-            rows.push(Row::new(&text, kind, [kind], move |[a]| signed(bits, a).abs() as u64));
+            rows.push(Row::new(&text, kind, [kind], move |[a]| {
+                signed(bits, a).unsigned_abs() as u64
+            }));
             let text = format!("neg.{ty} %d, %a;");
             rows.push(Row::new(&text, kind, [kind], move |[a]| a.wrapping_neg()));
         }

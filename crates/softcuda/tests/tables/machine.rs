@@ -81,12 +81,6 @@ impl Machine {
         }
     }
 
-    /// The address of a module variable.
-    pub fn variable(&self, name: &str) -> u64 {
-        let id = self.module.find_variable(name).expect("declared");
-        self.variables[id.0 as usize].expect("placed")
-    }
-
     /// Allocates, and copies `bytes` there.
     pub fn upload(&self, bytes: &[u8]) -> u64 {
         let address = self.memory.allocate(bytes.len() as u64, "test").expect("room");
@@ -162,6 +156,7 @@ impl Machine {
     }
 
     /// As [`Machine::run`], with any failure as text.
+    #[expect(clippy::too_many_arguments, reason = "the shape of a launch, spelled at each call")]
     pub fn launch(
         &self,
         level: Level,

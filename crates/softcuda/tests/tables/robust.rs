@@ -3,15 +3,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use softcuda::exec::{Launch, Level, Settings, Worker};
+use softcuda::exec::{Launch, Level, Progress, Settings, Worker};
+use softcuda::fault::FaultKind;
 use softcuda::lower::{Env, lower};
 use softcuda::memory::Memory;
 use softcuda::ptx;
 use softcuda::ptx::ast::{FunctionKind, Module};
 
 use super::harness::Random;
+use super::machine::levels;
 
 /// Texts of the corpus below this size, and a kernel of each random program.
 fn corpus() -> Vec<(String, String)> {
@@ -105,7 +107,7 @@ fn run(
     for _ in 0..20 {
         match state.step(&launch, 2000) {
             Err(_) => return "fault",
-            Ok(softcuda::exec::block::Progress::Done) => return "done",
+            Ok(Progress::Done) => return "done",
             Ok(_) => {}
         }
     }
@@ -116,7 +118,7 @@ fn run(
 fn damaged_kernels_end_without_a_panic() {
     let memory = Arc::new(Memory::new(64 << 20).expect("memory"));
     let buffer = memory.allocate(1 << 20, "test").expect("room");
-    let mut random = Random::new(77);
+    let mut random = Random::new(104729);
     let mut outcomes = std::collections::BTreeMap::new();
     for (name, text) in corpus() {
         for _ in 0..60 {
@@ -146,5 +148,77 @@ fn damaged_kernels_end_without_a_panic() {
     }
     for outcome in ["not parsed", "refused", "fault", "done"] {
         assert!(outcomes.get(outcome).is_some_and(|n| *n > 40), "{outcomes:?}");
+    }
+}
+
+/// A launch of one block of 64 threads of the only kernel of a text.
+fn one_block(text: &str, level: Level) -> Launch {
+    let module = Arc::new(ptx::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e}")));
+    let env = Env { level, address: &|_| None };
+    Launch {
+        kernel: Arc::new(lower(&module, "k", &env).unwrap_or_else(|e| panic!("{e}"))),
+        grid: [1, 1, 1],
+        block: [64, 1, 1],
+        shared_bytes: 0,
+        params: Arc::from([]),
+        memory: Arc::new(Memory::new(1 << 20).expect("memory")),
+        number: 1,
+        processors: 4,
+        settings: Settings { level, ..Settings::default() },
+        stop: AtomicBool::new(false),
+    }
+}
+
+fn kernel(body: &str) -> String {
+    format!(
+        ".version 8.0 .target sm_80 .address_size 64
+.visible .entry k() {{ .reg .b32 %r<8>; .reg .pred %p<8>; .shared .u32 flag;
+ mov.u32 %r1, %tid.x; and.b32 %r2, %r1, 1; setp.eq.u32 %p1, %r2, 0; mov.u32 %r3, 0;
+ st.volatile.shared.u32 [flag], %r3; bar.sync 0; setp.eq.u32 %p2, %r1, 31;
+ {body} }}"
+    )
+}
+
+#[test]
+fn endless_loops_use_up_their_budget_and_can_be_stopped() {
+    for body in [
+        "L: bra L;",
+        "L: bar.sync 0; bra L;",
+        "L: nanosleep.u32 100; bra L;",
+        // The lanes part and meet in every round.
+        "L: @%p1 bra A; add.u32 %r3, %r3, 1; bra J; A: add.u32 %r3, %r3, 2; J: bra L;",
+        "@%p1 bra M; L: bra L; M: nanosleep.u32 1; bra M;",
+    ] {
+        for level in levels() {
+            let launch = one_block(&kernel(body), level);
+            let mut state = Worker::new().take();
+            state.begin(&launch, [0; 3]).expect("it may begin");
+            for _ in 0..3 {
+                let progress = state.step(&launch, 10_000);
+                assert!(matches!(progress, Ok(Progress::Yielded)), "{body}");
+            }
+            launch.stop.store(true, Ordering::Relaxed);
+            let fault = state.step(&launch, 1 << 40).expect_err("stopped");
+            assert_eq!(fault.kind, FaultKind::Cancelled, "{body}");
+        }
+    }
+}
+
+#[test]
+fn lanes_that_spin_and_diverge_let_the_others_run() {
+    let spin = "L: @%p1 bra A; add.u32 %r3, %r3, 1; bra J; A: add.u32 %r3, %r3, 2;\n\
+         J: ld.volatile.shared.u32 %r4, [flag]; setp.eq.u32 %p3, %r4, 0; @%p3 bra L; bra E;\n";
+    let set = "S: st.volatile.shared.u32 [flag], 1; bra E;\n";
+    for body in
+        [format!("@%p2 bra S;\n{spin}{set}E: ret;"), format!("@!%p2 bra L;\n{set}{spin}E: ret;")]
+    {
+        for level in levels() {
+            let launch = one_block(&kernel(&body), level);
+            let mut state = Worker::new().take();
+            state.begin(&launch, [0; 3]).expect("it may begin");
+            let done =
+                (0..1000).any(|_| matches!(state.step(&launch, 100_000), Ok(Progress::Done)));
+            assert!(done, "{body}");
+        }
     }
 }

@@ -394,12 +394,12 @@ fn random_values_follow_the_defined_order() {
         }
         for level in levels() {
             for (p, d) in problems.iter().zip(run(&machine, &s, level, &problems)) {
-                for i in 0..s.m {
-                    for j in 0..s.n {
+                for (i, row) in d.iter().enumerate() {
+                    for (j, got) in row.iter().enumerate() {
                         let column: Vec<u64> = (0..s.k).map(|k| p.b[k][j]).collect();
                         let expected = defined(&s, &p.a[i], &column, p.c[i][j]);
                         assert_eq!(
-                            d[i][j], expected,
+                            *got, expected,
                             "{} D[{i}][{j}] at {level:?}: {:x?} · {column:x?} + {:#x}",
                             s.text, p.a[i], p.c[i][j]
                         );
