@@ -59,9 +59,8 @@ __device__ __forceinline__ void multiply(FragmentC (&r_sum)[PARTS_M][PARTS_N], u
   for (int k_step = 0; k_step < TILE_K / MMA_K; ++k_step) {
     uint32_t r_x[PARTS_M][4];
     uint32_t r_weight[PARTS_N / 2][4];  // two columns of parts in each
-    for_fixed<PARTS_M>([&](auto i) {
-      ldmatrix_x4_at<i.value * PART_BYTES>(r_x[i.value], s_x ^ 32 * k_step);
-    });
+    for_fixed<PARTS_M>(
+        [&](auto i) { ldmatrix_x4_at<i.value * PART_BYTES>(r_x[i.value], s_x ^ 32 * k_step); });
     for_fixed<PARTS_N / 2>([&](auto j) {
       ldmatrix_x4_at<j.value * PART_BYTES>(r_weight[j.value], s_weight ^ 32 * k_step);
     });

@@ -52,7 +52,8 @@ __device__ __forceinline__ void patchify(const PatchifyParams& p) {
 
   const PatchPlace place = place_of(p, patch_row);
   const int64_t plane = int64_t(p.gh) * p.patch * p.pitch;
-  const uint8_t* corner = p.pixels + int64_t(place.row) * p.patch * p.pitch + place.column * p.patch;
+  const uint8_t* corner =
+      p.pixels + int64_t(place.row) * p.patch * p.pitch + place.column * p.patch;
   const int used = PATCHIFY_COLOURS * p.temporal * p.patch * p.patch;
   E* y = static_cast<E*>(p.y) + int64_t(patch_row) * p.K;
 

@@ -18,7 +18,8 @@
 //          maximum, four for top_k, five for top_p (radix select, 8 bits of the ordered key each),
 //          one to draw. Passes after the first hit L2. Threads take ids in turn, but for the draw,
 //          where a warp owns a run of ids, so that masses can be summed in the order of ids.
-// Numerics sums of q are integers: exact, in any order, so a row's token never depends on the batch.
+// Numerics sums of q are integers: exact, in any order, so a row's token never depends on the
+// batch.
 //          exp2_poly makes the same bits everywhere; the oracle agrees bit for bit. The log
 //          probability is f32, sums strided by thread, then butterflies: 2^-20 relative.
 // Floor    bytes 4*V*B + V*B/8.
@@ -34,7 +35,7 @@ static_assert(WARPS == WARP, "a warp reduces one value of each warp");
 constexpr int BINS = 256;  // values of 8 bits of a key
 constexpr int BIN_BITS = 8;
 constexpr int KEY_BITS = 32;
-constexpr float WEIGHT_ONE = 1099511627776.0f;  // 2^40, the weight of the best token
+constexpr float WEIGHT_ONE = 1099511627776.0f;   // 2^40, the weight of the best token
 constexpr uint32_t KEY_MINUS_INF = 0x007fffffu;  // orderable(-inf)
 constexpr int COUNT_MAX = 65535;
 
@@ -292,8 +293,7 @@ __device__ __forceinline__ int draw(const Row& row, const Weights& weights, cons
 
 // Log probability of a token under the unedited logits.
 __device__ __forceinline__ float log_probability(const Row& row, int token,
-                                                 uint64_t (&s_max)[WARPS],
-                                                 float (&s_sum)[WARPS]) {
+                                                 uint64_t (&s_max)[WARPS], float (&s_sum)[WARPS]) {
   uint32_t best = 0;
   for (int id = threadIdx.x; id < row.V; id += THREADS) best = max(best, orderable(row.logits[id]));
   const float largest = from_orderable(uint32_t(block_max(best, s_max)));
@@ -311,8 +311,13 @@ __device__ __forceinline__ void sample(const SampleParams& p) {
   const SampleSettings settings = p.settings[sequence];
   const bool has_history = settings.slot >= 0 && settings.slot < p.slots;
   const int64_t slot = has_history ? settings.slot : 0;
-  Row row = {p.logits + sequence * p.ld, nullptr, nullptr, p.V, settings.repetition_penalty,
-             settings.presence_penalty, settings.frequency_penalty};
+  Row row = {p.logits + sequence * p.ld,
+             nullptr,
+             nullptr,
+             p.V,
+             settings.repetition_penalty,
+             settings.presence_penalty,
+             settings.frequency_penalty};
   if (has_history) {
     row.seen = p.bitmap + slot * ((p.V + 31) / 32);
     row.counts = p.counts + slot * p.V;

@@ -3,9 +3,9 @@
 #pragma once
 
 #ifdef QWEN2VL_DEVICE_CHECK
-#define DEVICE_CHECK(holds)    \
-  do {                         \
-    if (!(holds)) __trap();    \
+#define DEVICE_CHECK(holds) \
+  do {                      \
+    if (!(holds)) __trap(); \
   } while (false)
 #else
 #define DEVICE_CHECK(holds) static_cast<void>(0)

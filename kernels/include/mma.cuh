@@ -16,9 +16,13 @@ struct FragmentC {
 };
 
 // Row of C that register 0 and 1 hold; registers 2 and 3 hold the row 8 below.
-__device__ __forceinline__ int fragment_row(int lane) { return lane / 4; }
+__device__ __forceinline__ int fragment_row(int lane) {
+  return lane / 4;
+}
 // Column of C that register 0 and 2 hold; registers 1 and 3 hold the next one.
-__device__ __forceinline__ int fragment_column(int lane) { return 2 * (lane % 4); }
+__device__ __forceinline__ int fragment_column(int lane) {
+  return 2 * (lane % 4);
+}
 
 // ldmatrix.sync.aligned.m8n8.x4 (PTX ISA 9.7.15.5.15). Each row is 16 bytes, 16-byte aligned.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t shared) {

@@ -30,7 +30,9 @@ __device__ __forceinline__ float exp2_poly(float x) {
 }
 
 // 1 / (1 + exp(-x)). exp(-x) overflows below x = -88.7 and the result is 0, as in the reference.
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) {
+  return 1.0f / (1.0f + expf(-x));
+}
 
 // E(x / (1 + exp(-x))).
 template <typename E>

@@ -31,18 +31,18 @@ enum { ATTN_DECODE_THREADS = 128, ATTN_DECODE_SEGMENT = 256, ATTN_DECODE_HEADS =
 // Rows of D elements in dynamic shared memory: two stages of keys and values.
 enum { ATTN_DECODE_SHARED_ROWS = 2 * 2 * PAGE_TOKENS };
 typedef struct AttnDecodeParams {
-  const void *q, *pool;        // [T, ld_q]; pages
-  const int32_t* cu_rows;      // [B + 1], first row of each sequence
-  const int32_t* page_table;   // [B, ld_pages]
-  const WorkItem* work;        // one for each block of grid x
-  void* o;                     // [T, ld_o]
-  float *part, *part_ml;       // [B, H, max_segments, D]; [B, H, max_segments, 2]
-  uint32_t* counter;           // [B, grid y], zero before and after a launch
+  const void *q, *pool;       // [T, ld_q]; pages
+  const int32_t* cu_rows;     // [B + 1], first row of each sequence
+  const int32_t* page_table;  // [B, ld_pages]
+  const WorkItem* work;       // one for each block of grid x
+  void* o;                    // [T, ld_o]
+  float *part, *part_ml;      // [B, H, max_segments, D]; [B, H, max_segments, 2]
+  uint32_t* counter;          // [B, grid y], zero before and after a launch
   int64_t ld_q, ld_o;
   KvStrides kv;
   int32_t H, G, ld_pages, max_segments;
-  int32_t window;              // keys that a row sees, itself included; INT32_MAX: all
-  float scale_log2;            // log2(e) / sqrt(D)
+  int32_t window;    // keys that a row sees, itself included; INT32_MAX: all
+  float scale_log2;  // log2(e) / sqrt(D)
 } AttnDecodeParams;
 
 // kernels/attn_prefill.cu
@@ -51,16 +51,16 @@ enum { ATTN_PREFILL_THREADS = 128, ATTN_PREFILL_TILE = 64 };
 // Rows of D elements in dynamic shared memory: queries, two stages of keys and values.
 enum { ATTN_PREFILL_SHARED_ROWS = ATTN_PREFILL_TILE + 2 * 2 * PAGE_TOKENS };
 typedef struct AttnPrefillParams {
-  const void *q, *pool;        // [T, ld_q]; pages
-  const int32_t* cu_rows;      // [B + 1], first row of each sequence
-  const int32_t* page_table;   // [B, ld_pages]
-  const WorkItem* work;        // one for each block of grid x
-  void* o;                     // [T, ld_o]
+  const void *q, *pool;       // [T, ld_q]; pages
+  const int32_t* cu_rows;     // [B + 1], first row of each sequence
+  const int32_t* page_table;  // [B, ld_pages]
+  const WorkItem* work;       // one for each block of grid x
+  void* o;                    // [T, ld_o]
   int64_t ld_q, ld_o;
   KvStrides kv;
   int32_t H, G, ld_pages;
-  int32_t window;              // keys that a row sees, itself included; INT32_MAX: all
-  float scale_log2;            // log2(e) / sqrt(D)
+  int32_t window;    // keys that a row sees, itself included; INT32_MAX: all
+  float scale_log2;  // log2(e) / sqrt(D)
   int32_t pad;
 } AttnPrefillParams;
 
@@ -76,7 +76,7 @@ typedef struct AttnVisionParams {
   void* o;                 // [R, ld_o]
   int32_t ld_qkv, ld_o;    // 32 bits: the kernel has no register left for wider strides
   int32_t H;
-  float scale_log2;        // log2(e) / sqrt(D)
+  float scale_log2;  // log2(e) / sqrt(D)
 } AttnVisionParams;
 
 // kernels/embed.cu
@@ -144,9 +144,9 @@ typedef struct KvCopyPagesParams {
 
 enum { KV_GATHER_THREADS = 256, KV_GATHER_VEC = 8 };  // block size; elements in one access
 typedef struct KvGatherParams {
-  const void* pool;        // pages
-  const int32_t* pages;    // [ceil(S / P)], the pages of one sequence
-  void *keys, *values;     // [S, G, D]
+  const void* pool;      // pages
+  const int32_t* pages;  // [ceil(S / P)], the pages of one sequence
+  void *keys, *values;   // [S, G, D]
   KvStrides kv;
   int32_t S, G, D;
   int32_t pad;
@@ -165,9 +165,9 @@ typedef struct LayerNormParams {
 // kernels/mrope.cu
 enum { MROPE_THREADS = 256, MROPE_VEC = 8 };  // block size; elements in one access
 typedef struct MropeParams {
-  const void* table;     // [rows of the table, D / 2, 2]: cos, sin
-  const int32_t* ids;    // [3, T], rows of the table: time, height, width
-  void* qkv;             // [T, ld_qkv]: queries [H, D], keys [G, D], others
+  const void* table;   // [rows of the table, D / 2, 2]: cos, sin
+  const int32_t* ids;  // [3, T], rows of the table: time, height, width
+  void* qkv;           // [T, ld_qkv]: queries [H, D], keys [G, D], others
   int64_t ld_qkv;
   int32_t T, H, G, D;
   int32_t time, height;  // frequencies that take the first component, the second; the rest: third

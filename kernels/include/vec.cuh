@@ -13,7 +13,8 @@ struct alignas(16) Vec8 {
   E lane[8];
 };
 
-// Vector types by word: an array of 2-byte elements alone does not make nvcc emit one 16-byte access.
+// Vector types by word: an array of 2-byte elements alone does not make nvcc emit one 16-byte
+// access.
 template <typename E>
 __device__ __forceinline__ Vec8<E> from_words(uint4 words) {
   static_assert(sizeof(Vec8<E>) == sizeof(uint4), "eight 2-byte elements");
