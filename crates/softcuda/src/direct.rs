@@ -46,10 +46,10 @@ impl Device {
     ///
     /// # Errors
     /// If there is no room.
-    pub fn alloc(&self, bytes: usize) -> Result<DevPtr, Fault> {
-        self.memory
-            .allocate(bytes as u64, "Device::alloc")
-            .ok_or_else(|| Fault::host(FaultKind::OutOfResources, "no room in device memory"))
+    pub fn alloc(&self, bytes: usize) -> Result<DevPtr, Box<Fault>> {
+        self.memory.allocate(bytes as u64, "Device::alloc").ok_or_else(|| {
+            Box::new(Fault::host(FaultKind::OutOfResources, "no room in device memory"))
+        })
     }
 
     /// Frees an allocation; false if there is none at this address.
@@ -57,14 +57,12 @@ impl Device {
         self.memory.free(at)
     }
 
-    fn host(&self, at: DevPtr, bytes: usize) -> Result<*mut u8, Fault> {
+    fn host(&self, at: DevPtr, bytes: usize) -> Result<*mut u8, Box<Fault>> {
         self.memory.host_range(at, bytes as u64).ok_or_else(|| {
             let size = u32::try_from(bytes).unwrap_or(u32::MAX);
             let space = crate::fault::Space::Global;
-            Fault::host(
-                FaultKind::IllegalAddress { addr: at, size, space },
-                self.memory.describe(at),
-            )
+            let kind = FaultKind::IllegalAddress { addr: at, size, space };
+            Box::new(Fault::host(kind, self.memory.describe(at)))
         })
     }
 
@@ -72,7 +70,7 @@ impl Device {
     ///
     /// # Errors
     /// If the range is not inside one allocation.
-    pub fn write(&self, at: DevPtr, bytes: &[u8]) -> Result<(), Fault> {
+    pub fn write(&self, at: DevPtr, bytes: &[u8]) -> Result<(), Box<Fault>> {
         let host = self.host(at, bytes.len())?;
         // SAFETY: the range was checked.
         unsafe { host.copy_from(bytes.as_ptr(), bytes.len()) };
@@ -83,7 +81,7 @@ impl Device {
     ///
     /// # Errors
     /// If the range is not inside one allocation.
-    pub fn read(&self, at: DevPtr, bytes: &mut [u8]) -> Result<(), Fault> {
+    pub fn read(&self, at: DevPtr, bytes: &mut [u8]) -> Result<(), Box<Fault>> {
         let host = self.host(at, bytes.len())?;
         // SAFETY: the range was checked.
         unsafe { host.copy_to(bytes.as_mut_ptr(), bytes.len()) };

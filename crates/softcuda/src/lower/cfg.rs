@@ -55,16 +55,16 @@ pub(crate) fn build(flat: &Flat) -> Graph {
     let mut blocks = Vec::new();
     let mut at = vec![None; count + 1];
     let mut start = 0;
-    for end in 1..=count {
-        if leader[end] || end == count {
+    for (end, leads) in leader.iter().enumerate().skip(1) {
+        if *leads || end == count {
             at[start] = Some(blocks.len());
             blocks.push(Block { start, end, next: Vec::new() });
             start = end;
         }
     }
     let total = blocks.len();
-    for index in 0..total {
-        let end = blocks[index].end;
+    for (index, block) in blocks.iter_mut().enumerate() {
+        let end = block.end;
         let block_of = |t: &super::flatten::Target| {
             flat.targets.get(t.0).and_then(|p| at.get(*p).copied().flatten())
         };
@@ -80,7 +80,7 @@ pub(crate) fn build(flat: &Flat) -> Graph {
             Step::Exit | Step::Trap | Step::Assert => {}
             _ => next.extend(through),
         }
-        blocks[index].next = next;
+        block.next = next;
     }
     let order = order(&blocks);
     Graph { blocks, order, at }

@@ -213,18 +213,19 @@ pub(crate) fn assign(cx: &Emit, code: Vec<Code>) -> Result<Assigned, LoadError> 
     let values = cx.widths.len();
     let total = values + cx.mask_count as usize;
     let mut constant = vec![false; values];
-    for v in cx.constants.values() {
+    // Constants in a fixed order.
+    let mut sorted: Vec<_> = cx.constants.iter().collect();
+    sorted.sort_unstable();
+    for (_, v) in &sorted {
         constant[v.id as usize] = true;
     }
     let live = Live { values, constant };
     let ins = live_in(&live, total, &code);
     let spans = intervals(&live, total, &code, &ins);
     let (mut place, regs, masks) = scan(cx, values, &spans);
-    // Constants, in a fixed order, after the rest.
+    // Constants come after the rest.
     let mut constants = Vec::new();
     let mut next = regs.used.len() as u32;
-    let mut sorted: Vec<_> = cx.constants.iter().collect();
-    sorted.sort_unstable();
     for ((bits, width), v) in sorted {
         if next + u32::from(*width) > LIMIT {
             break;

@@ -54,7 +54,7 @@ pub(crate) fn run(words: &[&str], output: &mut impl Write) -> Result<(), Failure
         let most = kernel.max_threads;
         return Err(Failure::Usage(format!("the kernel takes blocks of at most {most} threads")));
     }
-    let fault = |e: softcuda::fault::Fault| Failure::Fault(e.to_string());
+    let fault = |e: Box<softcuda::fault::Fault>| Failure::Fault(e.to_string());
 
     let mut params = Vec::new();
     let mut buffers: Vec<Option<DevPtr>> = Vec::new();
@@ -80,9 +80,7 @@ pub(crate) fn run(words: &[&str], output: &mut impl Write) -> Result<(), Failure
         )));
     }
     params.resize(size, 0);
-    device
-        .launch(&kernel, request.grid, request.block, request.shared, &params)
-        .map_err(|e| fault(*e))?;
+    device.launch(&kernel, request.grid, request.block, request.shared, &params).map_err(fault)?;
     for index in request.outputs {
         let (Some(Argument::Buffer { ty, count, bytes }), Some(Some(address))) =
             (request.arguments.get(index), buffers.get(index))

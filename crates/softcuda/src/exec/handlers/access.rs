@@ -190,13 +190,13 @@ pub(crate) fn access_fault(
 ) -> bool {
     let mut misaligned = 0u32;
     let mut outside = 0u32;
-    for lane in 0..32 {
+    for (lane, at) in address.iter().enumerate() {
         if (m >> lane) & 1 == 0 {
             continue;
         }
-        if address[lane] & (size - 1) != 0 {
+        if at & (size - 1) != 0 {
             misaligned |= 1 << lane;
-        } else if place(w, space, address[lane], size, lane, write).is_none() {
+        } else if place(w, space, *at, size, lane, write).is_none() {
             outside |= 1 << lane;
         }
     }

@@ -1,6 +1,8 @@
 //! Integer arithmetic.
 
-use super::lanewise::{F32w, F64w, N1, N2, N3, NfromW, V3, VW, W1, W2, W3, WNN, lane32, lane64};
+use super::lanewise::{
+    F32w, F64w, N1, N2, N3, NfromW, V3, VW, W1, W2, W3, WideField, lane32, lane64,
+};
 use super::wide512::{V32, V64};
 use crate::exec::op::{Exec, Op, Reg, Simd, mask, put, put_mask, put_wide, reg, wide};
 use crate::exec::warp::Warp;
@@ -463,9 +465,9 @@ fn lower_bits(cx: &mut Emit, opcode: &str, inst: &Inst, mut mods: Mods) -> Lower
                     let b = cx.src32(cx.operand(inst, 2)?)?;
                     let c = cx.src32(cx.operand(inst, 3)?)?;
                     let op = if ty == U64 {
-                        VOp::of::<WNN<BfeUW>>(cx)
+                        VOp::of::<WideField<BfeUW>>(cx)
                     } else {
-                        VOp::of::<WNN<BfeSW>>(cx)
+                        VOp::of::<WideField<BfeSW>>(cx)
                     };
                     cx.push(op.def(D, d).src(A, a).src(B, b).src(C, c));
                     Ok(true)

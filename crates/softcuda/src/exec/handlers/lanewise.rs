@@ -30,9 +30,9 @@ pub(crate) struct W2<F>(PhantomData<F>);
 /// `d = f(a, b, c)` of 64 bits.
 pub(crate) struct W3<F>(PhantomData<F>);
 /// `d = f(a, b, c)`: 64-bit `d` and `a`, 32-bit `b` and `c`.
-pub(crate) struct WNN<F>(PhantomData<F>);
+pub(crate) struct WideField<F>(PhantomData<F>);
 /// `d = f(a, b, c)`: 64-bit `d`, `a` and `b`, 32-bit `c`. (Also 64-bit without `a`.)
-pub(crate) struct WWN<F>(PhantomData<F>);
+pub(crate) struct WideShift<F>(PhantomData<F>);
 /// `d = f(a)`: 32-bit `d`, 64-bit `a`.
 pub(crate) struct NfromW<F>(PhantomData<F>);
 /// Predicate `d = f(a, b) != 0` of 32 bits.
@@ -85,13 +85,19 @@ wide_op!(W1, r, p, l, F::f(wide(r, p.a, l), 0, 0, p.imm));
 wide_op!(W2, r, p, l, F::f(wide(r, p.a, l), wide(r, p.b, l), 0, p.imm));
 wide_op!(W3, r, p, l, F::f(wide(r, p.a, l), wide(r, p.b, l), wide(r, p.c, l), p.imm));
 wide_op!(
-    WNN,
+    WideField,
     r,
     p,
     l,
     F::f(wide(r, p.a, l), u64::from(reg(r, p.b)[l]), u64::from(reg(r, p.c)[l]), p.imm)
 );
-wide_op!(WWN, r, p, l, F::f(wide(r, p.a, l), wide(r, p.b, l), u64::from(reg(r, p.c)[l]), p.imm));
+wide_op!(
+    WideShift,
+    r,
+    p,
+    l,
+    F::f(wide(r, p.a, l), wide(r, p.b, l), u64::from(reg(r, p.c)[l]), p.imm)
+);
 
 impl<F: F64w> Exec for NfromW<F> {
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! Logic, shifts, permutes, comparisons, selects.
 
 use super::alu_int::{h2, n1, n2, n3, v1, v2, vw2, w1};
-use super::lanewise::{C2, CW2, N3, VC, VW, WWN, lane32, lane64};
+use super::lanewise::{C2, CW2, N3, VC, VW, WideShift, lane32, lane64};
 use crate::exec::op::{Exec, Op, Reg, Simd, mask, put, put_mask, put_wide, reg, wide};
 use crate::exec::warp::Warp;
 use crate::fault::LoadError;
@@ -343,7 +343,7 @@ fn lower_select(cx: &mut Emit, opcode: &str, inst: &Inst, mut mods: Mods) -> Low
     }
     mods.finish(cx)?;
     let c = cx.src32(o3)?;
-    let op = if is_wide { VOp::of::<WWN<SlctW>>(cx) } else { VOp::of::<N3<Slct>>(cx) };
+    let op = if is_wide { VOp::of::<WideShift<SlctW>>(cx) } else { VOp::of::<N3<Slct>>(cx) };
     cx.push(op.def(D, d).src(A, a).src(B, b).src(C, c));
     Ok(true)
 }

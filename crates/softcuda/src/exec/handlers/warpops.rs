@@ -1,7 +1,8 @@
 //! Operations between the lanes of a warp.
 
 use super::control::{Meet, lanes};
-use crate::exec::op::{Exec, Op, Reg, Simd, mask, put, put_mask, reg, wide};
+use super::wide512::{get, set};
+use crate::exec::op::{Exec, Level, Op, Reg, Simd, mask, put, put_mask, reg, wide};
 use crate::exec::warp::Warp;
 use crate::fault::{FaultKind, LoadError};
 use crate::lower::emit::{A, B, C, D, Emit, M, Mods, V, VOp, X};
@@ -19,6 +20,11 @@ struct Shuffle<const MODE: u8>;
 impl<const MODE: u8> Exec for Shuffle<MODE> {
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        if L::LEVEL == Level::Avx512 {
+            // SAFETY: the operands are registers and a mask of the kernel.
+            let bad = unsafe { shuffle512::<MODE>(r, p, m) };
+            return bad == 0 || outside(w, p, bad);
+        }
         // SAFETY: the operands are registers and a mask of the kernel.
         unsafe {
             let (a, b, c, members) = (reg(r, p.a), reg(r, p.b), reg(r, p.c), reg(r, p.x[1]));
@@ -51,6 +57,57 @@ impl<const MODE: u8> Exec for Shuffle<MODE> {
         }
         true
     }
+}
+
+/// [`Shuffle`] by vector permutes. Returns the lanes that read a lane that is not there; then
+/// nothing is written.
+///
+/// # Safety
+/// The operands are registers and a mask of the kernel; the processor has AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+unsafe fn shuffle512<const MODE: u8>(r: *mut Reg, p: &Op, m: u32) -> u32 {
+    use std::arch::x86_64::*;
+    let (one, five) = (_mm512_set1_epi32(1), _mm512_set1_epi32(31));
+    // SAFETY: the caller's promise.
+    let a = unsafe { [get(r, p.a, 0), get(r, p.a, 1)] };
+    let (mut out, mut inside, mut bad) = (a, 0u32, 0u32);
+    for h in 0..2 {
+        // SAFETY: the caller's promise.
+        let (b, c, members) = unsafe { (get(r, p.b, h), get(r, p.c, h), get(r, p.x[1], h)) };
+        let first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        let lane = _mm512_add_epi32(first, _mm512_set1_epi32(16 * h as i32));
+        let (b, clamp) = (_mm512_and_si512(b, five), _mm512_and_si512(c, five));
+        let seg = _mm512_and_si512(_mm512_srli_epi32::<8>(c), five);
+        let low = _mm512_and_si512(lane, seg);
+        let most = _mm512_or_si512(low, _mm512_andnot_si512(seg, clamp));
+        let j = match MODE {
+            UP => _mm512_sub_epi32(lane, b),
+            DOWN => _mm512_add_epi32(lane, b),
+            BFLY => _mm512_xor_si512(lane, b),
+            _ => _mm512_or_si512(low, _mm512_andnot_si512(seg, b)),
+        };
+        let k = if MODE == UP {
+            _mm512_cmpge_epi32_mask(j, most)
+        } else {
+            _mm512_cmple_epi32_mask(j, most)
+        };
+        let j = _mm512_and_si512(_mm512_mask_mov_epi32(lane, k, j), five);
+        out[h] = _mm512_permutex2var_epi32(a[0], j, a[1]);
+        let there = _mm512_and_si512(members, _mm512_set1_epi32(m as i32));
+        let absent = _mm512_testn_epi32_mask(_mm512_srlv_epi32(there, j), one);
+        inside |= u32::from(k) << (16 * h);
+        bad |= u32::from(absent) << (16 * h);
+    }
+    if bad & m == 0 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            set(r, p.d, 0, m, out[0]);
+            set(r, p.d, 1, m, out[1]);
+            put_mask(r, p.x[0], m, inside);
+        }
+    }
+    bad & m
 }
 
 #[cold]
