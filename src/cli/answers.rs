@@ -185,6 +185,9 @@ fn help(error: &EngineError) -> Option<String> {
                 format!("a smaller --max-new-tokens, or {longer}")
             })
         }
+        EngineError::PictureTooLarge { .. } => {
+            Some("a larger --max-pixels plans for larger pictures".to_owned())
+        }
         EngineError::Memory { .. } => Some("a smaller --max-model-len needs less".to_owned()),
         _ => None,
     }

@@ -198,6 +198,7 @@ impl Engine {
         let processed = shared.processor.process(0, &request.conversation, request.options)?;
         let usage = usage(&processed);
         let max_new = self.max_new(&request, &usage)?;
+        self.check_pictures(&processed)?;
         let submission = self.submission(processed, chosen, max_new)?;
         let timings = Timings { media: clock.elapsed(), ..Timings::default() };
         let id = shared.core.lock().unwrap_or_else(PoisonError::into_inner).submit(submission)?;
@@ -259,6 +260,20 @@ impl Engine {
                 Ok(Tokens(default.map_or(MAX_NEW_TOKENS, |tokens| tokens.0).min(left)))
             }
         }
+    }
+
+    /// A picture may have a budget of its own, above the one that the workspace is planned for.
+    fn check_pictures(&self, processed: &Processed) -> Result<(), EngineError> {
+        let limits = self.shared.plan.limits();
+        for image in &processed.images {
+            let patches = image.grid.patch_rows().map_or(usize::MAX, |rows| rows.0);
+            let bytes = image.prepared.as_ref().map_or(0, |prepared| prepared.frames.data().len());
+            if patches > limits.patch_rows || bytes > limits.pixel_bytes {
+                let (source_name, limit) = (image.source.clone(), limits.patch_rows);
+                return Err(EngineError::PictureTooLarge { source_name, patches, limit });
+            }
+        }
+        Ok(())
     }
 
     fn submission(

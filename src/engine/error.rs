@@ -47,6 +47,16 @@ pub enum EngineError {
         /// Longest sequence of the engine.
         limit: Tokens,
     },
+    /// A picture whose own pixel budget passes what the engine was planned for.
+    #[error("{source_name} has {patches} patches, but the engine takes {limit} in one picture")]
+    PictureTooLarge {
+        /// Path or size of its source.
+        source_name: String,
+        /// Patches after the resize.
+        patches: usize,
+        /// Most patches of a run of the tower.
+        limit: usize,
+    },
     /// The page pool cannot hold the sequence.
     #[error("{} key/value pages are needed, {} are free", wanted.0, free.0)]
     PagesExhausted {
@@ -125,6 +135,7 @@ impl EngineError {
             Self::Prompt(error) => error.code(),
             Self::Media(error) => error.code(),
             Self::Model(error) => error.code(),
+            Self::PictureTooLarge { .. } => "limit_exceeded",
             Self::ContextLength { .. } => "context_length_exceeded",
             Self::PagesExhausted { .. } | Self::Memory { .. } => "out_of_memory",
             Self::Deadline => "deadline_exceeded",

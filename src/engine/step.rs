@@ -458,10 +458,7 @@ pub(super) fn item(prepared: &Prepared) -> VisionItem<'_> {
 }
 
 /// Puts the packed rows of a step into the staging buffer; the caller adds its own parts and sends.
-pub(super) fn stage(
-    workspace: &mut Workspace,
-    batch: &Batch,
-) -> Result<DecoderStep, EngineError> {
+pub(super) fn stage(workspace: &mut Workspace, batch: &Batch) -> Result<DecoderStep, EngineError> {
     let staging = &mut workspace.staging;
     staging.begin()?;
     let (prefill, decode) = work_lists(batch);

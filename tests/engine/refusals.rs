@@ -1,11 +1,12 @@
 //! What an engine refuses, and how it says so.
 
 use qwen2vl::{
-    engine::{EngineError, MemoryLimit, Sampling},
+    engine::{EngineError, MemoryLimit, Request, Sampling},
+    prompt::{Message, Part},
     units::{Bytes, Tokens},
 };
 
-use super::{ask, builder};
+use super::{ask, builder, demo};
 
 #[test]
 fn a_prompt_that_passes_the_limit_names_the_numbers() {
@@ -67,4 +68,19 @@ fn a_missing_picture_is_refused_before_anything_runs() {
     let error = engine.submit(ask(&["no-such-file.png"], "What is this?")).unwrap_err();
     assert_eq!(error.code(), "io");
     assert_eq!(engine.stats().running + engine.stats().waiting, 0);
+}
+
+#[test]
+fn a_picture_above_the_planned_budget_is_refused_and_the_engine_lives() {
+    let engine = builder().max_model_len(2048).build().unwrap();
+    let picture = Part::image_file(demo().join("media/large_png.png"));
+    let part = |pixels| picture.clone().min_pixels(pixels).max_pixels(pixels + 100_000);
+    let request = |pixels| {
+        Request::chat([Message::user([part(pixels), Part::text("What is this?")])])
+            .max_new_tokens(2)
+    };
+    let error = engine.submit(request(1_200_000)).unwrap_err();
+    assert_eq!(error.code(), "limit_exceeded");
+    assert!(matches!(error, EngineError::PictureTooLarge { .. }), "{error}");
+    assert!(engine.submit(request(20_000)).unwrap().finish().is_ok());
 }
