@@ -13,6 +13,7 @@ use std::{
 use libloading::{Library, Symbol};
 
 use super::DeviceError;
+use crate::settings;
 
 const DRIVER: &str = "libcuda.so.1";
 const NO_DEVICE: u32 = 100;
@@ -102,11 +103,17 @@ pub(super) fn locate(choice: DeviceChoice) -> Result<Located, DeviceError> {
     Ok(located)
 }
 
-/// The report of the last fault of the software device, if it is in use and had one.
-pub(super) fn software_fault() -> Option<String> {
+/// The software device's report of a failed kernel, if it is in use and `code` is such a failure.
+pub(super) fn software_report(code: u32) -> Option<String> {
+    /// No module or instruction that it can run; faults of kernels.
+    const KERNEL_FAILURES: [std::ops::RangeInclusive<u32>; 4] =
+        [209..=209, 218..=222, 700..=719, 801..=801];
+    if !KERNEL_FAILURES.iter().any(|codes| codes.contains(&code)) {
+        return None;
+    }
     let chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
     let software = chosen.as_ref().is_some_and(|located| located.software);
-    software.then(softcuda::last_fault).flatten().map(|fault| fault.to_string())
+    software.then(softcuda::last_report).flatten()
 }
 
 fn confirm(located: &Located, choice: DeviceChoice) -> Result<Located, DeviceError> {
@@ -126,12 +133,16 @@ fn real(ordinal: usize, count: usize) -> Located {
 }
 
 fn install(why: String) -> Result<Located, DeviceError> {
-    let config = match softcuda::Config::from_env() {
+    let mut config = match softcuda::Config::from_env() {
         Ok(config) => config,
         Err(software) => {
             return Err(DeviceError::NoSoftware { driver: why, software: software.to_string() });
         }
     };
+    // A report is part of the error (`DeviceError::Driver`): not twice.
+    if settings::text("SOFTCUDA_REPORT").is_none() {
+        config.report = softcuda::ReportSink::None;
+    }
     match softcuda::install(&config) {
         Ok(_installed) => Ok(Located { software: true, ordinal: 0, reason: why }),
         Err(error) => Err(DeviceError::NoSoftware { driver: why, software: error.to_string() }),

@@ -117,7 +117,9 @@ fn driver(call: &'static str) -> impl Fn(DriverError) -> DeviceError {
             Ok(name) => name.to_string_lossy().into_owned(),
             Err(_unknown) => "unknown error".to_owned(),
         };
-        let detail = locate::software_fault().map_or_else(String::new, |text| format!("\n{text}"));
-        DeviceError::Driver { call, name, code: error.0 as u32, detail }
+        let code = error.0 as u32;
+        let report = locate::software_report(code);
+        let detail = report.map_or_else(String::new, |text| format!("\n{text}"));
+        DeviceError::Driver { call, name, code, detail }
     }
 }

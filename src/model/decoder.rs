@@ -73,7 +73,7 @@ pub struct DecoderStep {
 }
 
 impl Decoder {
-    /// `rope` is the table of [`super::positions::text_table`].
+    /// `rope` is the table of [`super::rope::text_table`].
     pub fn new(
         weights: TextWeights<Buffer<bf16>>,
         config: &TextConfig,
