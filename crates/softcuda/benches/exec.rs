@@ -68,7 +68,7 @@ fn matrix(n: usize) -> String {
 
 fn benches(c: &mut Criterion) {
     type Line = fn(usize) -> String;
-    let rows: [(&str, Line); 10] = [
+    let rows: [(&str, Line); 16] = [
         ("integer", integer),
         ("mixed", mixed),
         ("add.s64", |n| {
@@ -77,8 +77,34 @@ fn benches(c: &mut Criterion) {
         ("setp.lt.s32", |n| {
             format!("setp.lt.s32 %p{}, %r{}, %r{};", 2 + n % 4, 10 + n % 8, 20 + n % 8)
         }),
+        ("fma.rn.f32", |n| {
+            let (a, b) = (30 + n % 8, 40 + n * 3 % 8);
+            format!("fma.rn.f32 %f{}, %f{a}, %f{b}, %f{a};", 10 + n % 16)
+        }),
+        ("max.f32", |n| format!("max.f32 %f{}, %f{}, %f{};", 10 + n % 8, 30 + n % 8, 40 + n % 4)),
+        ("cvt.bf16x2", |n| {
+            format!("cvt.rn.bf16x2.f32 %r{}, %f{}, %f{};", 10 + n % 8, 30 + n % 8, 40 + n % 4)
+        }),
         ("ex2.approx", |n| format!("ex2.approx.f32 %f{}, %f{};", 10 + n % 8, 30 + n % 8)),
         ("mma bf16", matrix),
+        ("mma f16", |n| matrix(n).replace("bf16", "f16")),
+        ("ldmatrix.x4.trans", |n| {
+            let d = 10 + (n % 8) * 4;
+            let (d1, d2, d3, at) = (d + 1, d + 2, d + 3, n * 16);
+            format!(
+                "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {{%r{d},%r{d1},%r{d2},%r{d3}}}, \
+                 [%r2+{at}];"
+            )
+        }),
+        // Four copies, their group and the wait for the one before: 6 instructions in 16.
+        ("cp.async", |n| match n % 16 {
+            k @ 0..4 => {
+                format!("cp.async.cg.shared.global [%r2+{}], [%rd2+{}], 16;", 512 * k, 512 * k)
+            }
+            4 => "cp.async.commit_group;".to_owned(),
+            5 => "cp.async.wait_group 1;".to_owned(),
+            _ => String::new(),
+        }),
         ("ldmatrix.x4", |n| {
             let d = 10 + (n % 8) * 4;
             format!(

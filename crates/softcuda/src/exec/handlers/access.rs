@@ -30,6 +30,18 @@ impl GlobalView {
             && self.byte(start + size - 1)
     }
 
+    /// How many bytes of the granule of an offset may be accessed; `None` outside the arena and in
+    /// freed memory.
+    #[inline(always)]
+    pub(crate) fn valid(&self, offset: u64) -> Option<u64> {
+        if offset >= self.size {
+            return None;
+        }
+        // SAFETY: the offset is inside the arena, and the table covers it.
+        let valid = unsafe { &*self.granules.add((offset >> 8) as usize) }.load(Ordering::Relaxed);
+        (valid <= memory::GRANULE_FULL).then_some(valid.into())
+    }
+
     #[inline(always)]
     fn byte(&self, offset: u64) -> bool {
         // SAFETY: the offset is inside the arena, and the table covers it.

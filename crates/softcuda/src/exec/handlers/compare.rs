@@ -1,4 +1,4 @@
-//! `setp`, `set`, `selp` and `slct` of float types.
+//! `setp`, `set` and `slct` of float types; `selp` of all types is in `logic`.
 
 use super::map::{MapTest, Select, Test, choose};
 use super::modes::{FTZ, take_flag};
@@ -182,7 +182,6 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
     match opcode {
         "setp" => setp(cx, &mut mods, ty, &inst.operands)?,
         "set" => set(cx, &mut mods, ty, &inst.operands)?,
-        "selp" => selp(cx, &mut mods, ty, &inst.operands)?,
         "slct" if ty == ScalarType::F32 => slct(cx, &mut mods, &inst.operands)?,
         _ => return Ok(false),
     }
@@ -300,14 +299,6 @@ fn set(cx: &mut Emit, mods: &mut Mods, ty: ScalarType, o: &[Operand]) -> Result<
     let op = VOp::of::<FromMasks>(cx).imm(u64::from(yes)).def(D, dest);
     cx.push(op.src_mask(A, results[0]).src_mask(B, results[1]));
     Ok(())
-}
-
-fn selp(cx: &mut Emit, mods: &mut Mods, ty: ScalarType, o: &[Operand]) -> Result<(), LoadError> {
-    mods.take_type();
-    mods.finish(cx)?;
-    let [d, a, b, p] = o else { return Err(cx.error("wrong number of operands")) };
-    let choice = cx.src_mask(p)?;
-    push_select(cx, ty, d, (a, b), choice)
 }
 
 fn push_select(

@@ -358,8 +358,8 @@ unsafe fn in_fours<L: Simd>(to: &[u32; 32], from: &[u64; 32]) -> bool {
     let mut different = 0;
     for first in (0..32).step_by(4) {
         for i in 1..4 {
-            different |= u64::from(to[first + i] ^ to[first] ^ 16 * i as u32);
-            different |= from[first + i].wrapping_sub(from[first]) ^ 16 * i as u64;
+            different |= u64::from(to[first + i] ^ to[first] ^ (16 * i as u32));
+            different |= from[first + i].wrapping_sub(from[first]) ^ (16 * i as u64);
         }
     }
     different == 0

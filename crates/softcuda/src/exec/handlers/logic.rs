@@ -2,7 +2,8 @@
 
 use super::alu_int::{h2, n1, n2, n3, v1, v2, vw2, w1};
 use super::lanewise::{C2, CW2, N3, VC, VW, WideShift, lane32, lane64};
-use crate::exec::op::{Exec, Op, Reg, Simd, mask, put, put_mask, put_wide, reg, wide};
+use super::map::Select;
+use crate::exec::op::{Exec, Op, Reg, Simd, mask, put_mask};
 use crate::exec::warp::Warp;
 use crate::fault::LoadError;
 use crate::lower::emit::{A, B, C, D, Emit, M, Mods, VOp};
@@ -116,44 +117,6 @@ impl Exec for MaskLogic {
             let v =
                 (a & b & pick(3)) | (a & !b & pick(2)) | (!a & b & pick(1)) | (!a & !b & pick(0));
             put_mask(r, p.d, m, v);
-        }
-        true
-    }
-}
-
-/// `d = c ? a : b`.
-struct Select;
-
-impl Exec for Select {
-    #[inline(always)]
-    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
-        // SAFETY: the operands are registers and a mask of the kernel.
-        unsafe {
-            let (a, b, k) = (reg(r, p.a), reg(r, p.b), mask(r, p.c));
-            let mut v = [0u32; 32];
-            for (l, v) in v.iter_mut().enumerate() {
-                *v = if (k >> l) & 1 != 0 { a[l] } else { b[l] };
-            }
-            put::<L>(r, p.d, m, &v);
-        }
-        true
-    }
-}
-
-/// [`Select`] of 64 bits.
-struct SelectW;
-
-impl Exec for SelectW {
-    #[inline(always)]
-    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
-        // SAFETY: the operands are registers and a mask of the kernel.
-        unsafe {
-            let k = mask(r, p.c);
-            let mut v = [0u64; 32];
-            for (l, v) in v.iter_mut().enumerate() {
-                *v = if (k >> l) & 1 != 0 { wide(r, p.a, l) } else { wide(r, p.b, l) };
-            }
-            put_wide::<L>(r, p.d, m, &v);
         }
         true
     }
@@ -315,7 +278,7 @@ pub(crate) fn set_result(
     };
     let d = cx.dst32(cx.operand(inst, 0)?)?;
     let (yes, no) = (cx.const32(yes), cx.const32(0));
-    cx.push(VOp::of::<Select>(cx).def(D, d).src(A, yes).src(B, no).src_mask(C, result));
+    cx.push(VOp::of::<Select<u32>>(cx).def(D, d).src_mask(A, result).src(B, yes).src(C, no));
     Ok(())
 }
 
@@ -334,8 +297,8 @@ fn lower_select(cx: &mut Emit, opcode: &str, inst: &Inst, mut mods: Mods) -> Low
     if opcode == "selp" {
         mods.finish(cx)?;
         let k = cx.src_mask(o3)?;
-        let op = if is_wide { VOp::of::<SelectW>(cx) } else { VOp::of::<Select>(cx) };
-        cx.push(op.def(D, d).src(A, a).src(B, b).src_mask(C, k));
+        let op = if is_wide { VOp::of::<Select<u64>>(cx) } else { VOp::of::<Select<u32>>(cx) };
+        cx.push(op.def(D, d).src_mask(A, k).src(B, a).src(C, b));
         return Ok(true);
     }
     if mods.take_type() != Some(ScalarType::S32) {

@@ -1,4 +1,14 @@
 //! Loads and stores.
+//!
+//! Fast paths walk arrays by index: an iterator over two of them is a call where the crate is
+//! compiled in parts.
+#![expect(clippy::needless_range_loop, reason = "see above")]
+
+use std::arch::x86_64::{
+    __m128i, _mm_loadu_si128, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_or_si512,
+    _mm512_set4_epi32, _mm512_setzero_si512, _mm512_shuffle_epi32, _mm512_sub_epi32,
+    _mm512_test_epi32_mask, _mm512_xor_si512,
+};
 
 use super::access::{GENERIC, GLOBAL, LOCAL, PARAM, SHARED, addresses, places};
 use super::mov::{extend, extend_small};
@@ -7,6 +17,7 @@ use crate::exec::op::{Exec, Level, Op, Reg, Simd, put, reg};
 use crate::exec::warp::Warp;
 use crate::fault::LoadError;
 use crate::lower::emit::{A, D, Emit, Mods, Slot, V, VOp, X};
+use crate::memory::{GLOBAL_BASE, GRANULE};
 use crate::ptx::ast::{AddressBase, Inst, Operand, Symbol};
 use crate::ptx::types::{RegClass, ScalarType, Space};
 
@@ -79,16 +90,16 @@ unsafe fn hosts<const S: u8, const WIDE: bool>(
     let mut address = unsafe { addresses::<WIDE>(r, p) };
     if m != !0 {
         let spare = address[m.trailing_zeros() as usize & 31];
-        for (l, at) in address.iter_mut().enumerate() {
+        for l in 0..32 {
             let on = 0u64.wrapping_sub(u64::from(m >> l & 1));
-            *at = (*at & on) | (spare & !on);
+            address[l] = (address[l] & on) | (spare & !on);
         }
     }
     let (mut askew, mut least, mut most) = (0, u64::MAX, 0);
-    for at in &address {
-        askew |= at;
-        least = least.min(*at);
-        most = most.max(*at);
+    for l in 0..32 {
+        askew |= address[l];
+        least = least.min(address[l]);
+        most = most.max(address[l]);
     }
     if askew & (size as u64 - 1) != 0 {
         return None;
@@ -98,19 +109,30 @@ unsafe fn hosts<const S: u8, const WIDE: bool>(
         if most > u64::from(w.shared_size).checked_sub(size as u64)? {
             return None;
         }
-        for (out, at) in out.iter_mut().zip(&address) {
-            *out = w.shared.wrapping_add(*at as usize);
+        for l in 0..32 {
+            out[l] = w.shared.wrapping_add(address[l] as usize);
         }
         return Some(out);
     }
-    // One granule holds the whole access of a lane, which is aligned to its size.
-    if !w.global.allows_all(least, most + size as u64)
-        && !address.iter().all(|at| w.global.allows(*at, size as u64))
-    {
-        return None;
+    if w.global.allows_all(least, most + size as u64) {
+        for l in 0..32 {
+            out[l] = w.global.host(address[l]);
+        }
+        return Some(out);
     }
-    for (out, at) in out.iter_mut().zip(&address) {
-        *out = w.global.host(*at);
+    // One granule holds the whole access of a lane, which is aligned to its size; neighbours often
+    // share it.
+    let (mut granule, mut valid) = (u64::MAX, 0);
+    for l in 0..32 {
+        let offset = address[l].wrapping_sub(GLOBAL_BASE);
+        if offset / GRANULE != granule {
+            granule = offset / GRANULE;
+            valid = w.global.valid(offset)?;
+        }
+        if offset % GRANULE + size as u64 > valid {
+            return None;
+        }
+        out[l] = w.global.base.wrapping_add(offset as usize);
     }
     Some(out)
 }
@@ -231,19 +253,97 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec for Lo
                     spread::<SZ, N, L>(r, p, !0, host);
                     return true;
                 }
+                let fours = L::LEVEL == Level::Avx512 && S == GLOBAL && SZ == 4 && N == 1;
+                if fours && m == !0 && load_fours(r, p, w) {
+                    return true;
+                }
                 if let Some(host) = hosts::<S, WIDE>(r, p, w, SZ * N, m) {
+                    if SZ * N <= 8 {
+                        load_words::<SZ, N, L>(r, p, m, &host);
+                        return true;
+                    }
                     let mut lanes = std::mem::MaybeUninit::<Lanes>::uninit();
                     let side = lanes.as_mut_ptr().cast::<u8>();
-                    for (l, host) in host.iter().enumerate() {
-                        side.add(l * SZ * N).copy_from_nonoverlapping(*host, SZ * N);
+                    for l in 0..32 {
+                        side.add(l * SZ * N).copy_from_nonoverlapping(host[l], SZ * N);
                     }
                     spread::<SZ, N, L>(r, p, m, side);
                     return true;
                 }
             }
-            let address = addresses::<WIDE>(r, p);
-            load_lanes::<S, SZ, N>(r, p, w, m, &address)
+            load_lanes::<S, SZ, N, WIDE>(r, p, w, m)
         }
+    }
+}
+
+/// Loads 4 bytes a lane if each four lanes read 16 bytes in order: rows of a matrix fragment. False
+/// without any effect for all else, wrong addresses included.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[inline]
+unsafe fn load_fours(r: *mut Reg, p: &Op, w: &Warp) -> bool {
+    let steps = _mm512_set4_epi32(12, 8, 4, 0);
+    let mut different = _mm512_setzero_si512();
+    for h in 0..2 {
+        // SAFETY: the address is a pair of registers of the kernel.
+        let (low, high) = unsafe { (wide512::get(r, p.a, h), wide512::get(r, p.a + 1, h)) };
+        let ahead = _mm512_sub_epi32(low, _mm512_shuffle_epi32::<0>(low));
+        let elsewhere = _mm512_xor_si512(high, _mm512_shuffle_epi32::<0>(high));
+        let wrong = _mm512_or_si512(_mm512_xor_si512(ahead, steps), elsewhere);
+        different = _mm512_or_si512(different, wrong);
+    }
+    if _mm512_test_epi32_mask(different, different) != 0 {
+        return false;
+    }
+    // SAFETY: as above.
+    let (low, high) = unsafe { (reg(r, p.a), reg(r, p.a + 1)) };
+    let mut from = [std::ptr::null::<__m128i>(); 8];
+    for four in 0..8 {
+        let (low, high) = (low[4 * four], high[4 * four]);
+        let offset =
+            (u64::from(low) | u64::from(high) << 32).wrapping_add(p.imm).wrapping_sub(GLOBAL_BASE);
+        let Some(valid) = w.global.valid(offset) else { return false };
+        // The low words of the four must not wrap, and one granule must hold the 16 bytes.
+        if low > u32::MAX - 12 || offset & 3 != 0 || offset % GRANULE + 16 > valid {
+            return false;
+        }
+        from[four] = w.global.base.wrapping_add(offset as usize).cast();
+    }
+    for h in 0..2 {
+        // SAFETY: the sources were checked; the destination is a register of the kernel.
+        unsafe {
+            let mut v = _mm512_castsi128_si512(_mm_loadu_si128(from[4 * h]));
+            v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(from[4 * h + 1]));
+            v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(from[4 * h + 2]));
+            v = _mm512_inserti32x4::<3>(v, _mm_loadu_si128(from[4 * h + 3]));
+            wide512::set(r, p.x[0], h, !0, v);
+        }
+    }
+    true
+}
+
+/// Loads elements of together at most 8 bytes a lane, word by word.
+#[inline(always)]
+unsafe fn load_words<const SZ: usize, const N: usize, L: Simd>(
+    r: *mut Reg,
+    p: &Op,
+    m: u32,
+    host: &[*mut u8; 32],
+) {
+    for k in 0..(SZ * N).div_ceil(4).max(if SZ < 4 { N } else { 0 }) {
+        let mut v = [0u32; 32];
+        for l in 0..32 {
+            // SAFETY: the access of each lane was checked.
+            v[l] = unsafe {
+                if SZ < 4 {
+                    element(host[l].add(k * SZ), SZ)
+                } else {
+                    host[l].cast::<u32>().add(k).read()
+                }
+            };
+        }
+        let to = if SZ < 4 { p.x[k] } else { word_reg(p, SZ, k) };
+        // SAFETY: the destinations are registers of the kernel.
+        unsafe { put::<L>(r, to, m, &v) };
     }
 }
 
@@ -254,14 +354,17 @@ unsafe fn element(host: *const u8, size: usize) -> u32 {
     unsafe { if size == 1 { u32::from(host.read()) } else { u32::from(host.cast::<u16>().read()) } }
 }
 
+/// The slow way. It takes no array of the handler, whose stack frame would then have to outlive its
+/// call of the next handler.
 #[inline(never)]
-unsafe fn load_lanes<const S: u8, const SZ: usize, const N: usize>(
+unsafe fn load_lanes<const S: u8, const SZ: usize, const N: usize, const WIDE: bool>(
     r: *mut Reg,
     p: &Op,
     w: &mut Warp,
     m: u32,
-    address: &[u64; 32],
 ) -> bool {
+    // SAFETY: the operands are registers of the kernel.
+    let address = &unsafe { addresses::<WIDE>(r, p) };
     let Some(at) = places(w, p, S, address, ((SZ * N) as u64, m, false)) else { return false };
     // SAFETY: the places were checked.
     unsafe {
@@ -313,8 +416,7 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec
                     return true;
                 }
             }
-            let address = addresses::<WIDE>(r, p);
-            store_lanes::<S, SZ, N>(r, p, w, m, &address)
+            store_lanes::<S, SZ, N, WIDE>(r, p, w, m)
         }
     }
 }
@@ -331,14 +433,17 @@ unsafe fn set_element(host: *mut u8, size: usize, v: u32) {
     }
 }
 
+/// The slow way. It takes no array of the handler, whose stack frame would then have to outlive its
+/// call of the next handler.
 #[inline(never)]
-unsafe fn store_lanes<const S: u8, const SZ: usize, const N: usize>(
+unsafe fn store_lanes<const S: u8, const SZ: usize, const N: usize, const WIDE: bool>(
     r: *mut Reg,
     p: &Op,
     w: &mut Warp,
     m: u32,
-    address: &[u64; 32],
 ) -> bool {
+    // SAFETY: the operands are registers of the kernel.
+    let address = &unsafe { addresses::<WIDE>(r, p) };
     let Some(at) = places(w, p, S, address, ((SZ * N) as u64, m, true)) else { return false };
     // SAFETY: the places were checked.
     unsafe {
