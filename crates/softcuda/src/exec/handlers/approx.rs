@@ -268,7 +268,8 @@ fn handler(opcode: &str, ty: ScalarType, level: Level) -> Option<Handler> {
 pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, LoadError> {
     let mut mods = Mods::new(cx.module, inst);
     let Some(ty) = mods.last_type() else { return Ok(false) };
-    if !mods.take("approx") && !(opcode == "div" && mods.take("full")) {
+    let approximate = mods.take("approx") || (opcode == "div" && mods.take("full"));
+    if !approximate {
         return Ok(false);
     }
     let Some(handler) = handler(opcode, ty, cx.level) else { return Ok(false) };

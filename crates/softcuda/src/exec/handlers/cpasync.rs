@@ -8,6 +8,9 @@
 //! Each thread counts the groups it has committed. A copy carries, for each lane, the number of the
 //! group that it will belong to, which is the count at its issue; `wait_group N` lands what has a
 //! number below count - N.
+//!
+//! Loops run over indices: an iterator over two arrays is a call where the crate is compiled in parts.
+#![expect(clippy::needless_range_loop, reason = "see above")]
 
 use std::arch::x86_64::{
     __m128i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8, _mm_storeu_si128,
@@ -473,12 +476,12 @@ fn refuse(w: &mut Warp, p: &Op, m: u32, lanes: &Lanes, size: u32) -> bool {
     let align = u64::from(size);
     let to = |mask| u64::from(lanes.to[first(mask)]);
     let from = |mask| lanes.from[first(mask)];
-    let mask = select(&|i| lanes.to[i] % size != 0);
+    let mask = select(&|i| !lanes.to[i].is_multiple_of(size));
     if mask != 0 {
         let kind = FaultKind::Misaligned { addr: to(mask), size, space: Space::Shared };
         return w.fault(p, kind, mask, String::new());
     }
-    let mask = select(&|i| lanes.from[i] % align != 0);
+    let mask = select(&|i| !lanes.from[i].is_multiple_of(align));
     if mask != 0 {
         let kind = FaultKind::Misaligned { addr: from(mask), size, space: Space::Global };
         return w.fault(p, kind, mask, String::new());
@@ -617,8 +620,9 @@ fn issue(
 ) -> Result<(), LoadError> {
     let (to, to_offset) = shared_address(cx, to)?;
     let from = mem::address(cx, from, Some(MemorySpace::Global))?;
-    let from_offset =
-        i32::try_from(from.offset as i64).map_err(|_| cx.error("the offset is too large"))?;
+    let from_offset = i32::try_from(from.offset as i64)
+        .ok()
+        .ok_or_else(|| cx.error("the offset is too large"))?;
     // A 64-bit register at the end is a cache policy.
     let (form, extra) = match rest.first() {
         None => (WHOLE, None),

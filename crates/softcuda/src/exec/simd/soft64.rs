@@ -161,7 +161,8 @@ pub(crate) fn div(a: u64, b: u64, mode: Round) -> u64 {
     let by = x.mantissa.leading_zeros() as i32 - 2;
     let dividend = x.mantissa << by;
     // At least 72 bits of quotient; the remainder is the sticky bit.
-    let quotient = ((dividend / y.mantissa) << 1) | u128::from(dividend % y.mantissa != 0);
+    let quotient =
+        ((dividend / y.mantissa) << 1) | u128::from(!dividend.is_multiple_of(y.mantissa));
     let exponent = x.exponent - by - y.exponent - 1;
     round(Parts { negative: sign != 0, exponent, mantissa: quotient }, mode)
 }
