@@ -5,10 +5,10 @@
 #![expect(clippy::needless_range_loop, reason = "see above")]
 
 use std::arch::x86_64::{
-    __m256, __m256i, _CMP_UNORD_Q, _mm_set_epi32, _mm256_and_si256, _mm256_blendv_ps,
-    _mm256_broadcastsi128_si256, _mm256_castps_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
+    __m256, __m256i, _CMP_UNORD_Q, _mm256_and_si256, _mm256_blendv_ps,
+    _mm256_castps_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
     _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_load_si256,
-    _mm256_loadu_ps, _mm256_movemask_ps, _mm256_permute4x64_epi64, _mm256_set1_epi32,
+    _mm256_loadu_ps, _mm256_movemask_ps, _mm256_permute2x128_si256, _mm256_permute4x64_epi64, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_set1_epi32,
     _mm256_setr_epi8, _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
     _mm256_slli_epi32, _mm256_srli_epi32, _mm256_store_ps,
 };
@@ -77,16 +77,30 @@ type Columns = [[[__m256; 2]; 2]; 8];
 #[inline]
 unsafe fn columns<const KIND: u8, const KR: usize>(b: [*const Reg; 2]) -> Columns {
     let mut decoded = [[[_mm256_setzero_ps(); 2]; 2]; 8];
-    for kw in 0..4 * KR {
-        for parity in 0..2 {
-            // SAFETY: a register has 32 lanes.
-            let lane = |column: usize| unsafe {
-                *b[kw / 4].cast::<i32>().add(4 * (column + parity) + kw % 4)
-            };
-            let words = _mm_set_epi32(lane(6), lane(4), lane(2), lane(0));
-            let words = _mm256_broadcastsi128_si256(words);
-            let high = if KIND == TF32 { _mm256_setzero_ps() } else { odd::<KIND>(words) };
-            decoded[kw][parity] = [even::<KIND>(words), high];
+    for kr in 0..KR {
+        // Vector i of a register holds columns 2i and 2i + 1, four k words each: a transposition
+        // inside the halves gathers the columns of one parity in each half.
+        // SAFETY: a register is four aligned vectors.
+        let column = |i: usize| unsafe { _mm256_load_si256(b[kr].cast::<__m256i>().add(i)) };
+        let (c0, c1, c2, c3) = (column(0), column(1), column(2), column(3));
+        let (low, high) = (_mm256_unpacklo_epi32(c0, c1), _mm256_unpackhi_epi32(c0, c1));
+        let (low2, high2) = (_mm256_unpacklo_epi32(c2, c3), _mm256_unpackhi_epi32(c2, c3));
+        let words = [
+            _mm256_unpacklo_epi64(low, low2),
+            _mm256_unpackhi_epi64(low, low2),
+            _mm256_unpacklo_epi64(high, high2),
+            _mm256_unpackhi_epi64(high, high2),
+        ];
+        for j in 0..4 {
+            let parities = [
+                _mm256_permute2x128_si256::<0x00>(words[j], words[j]),
+                _mm256_permute2x128_si256::<0x11>(words[j], words[j]),
+            ];
+            for parity in 0..2 {
+                let words = parities[parity];
+                let high = if KIND == TF32 { _mm256_setzero_ps() } else { odd::<KIND>(words) };
+                decoded[4 * kr + j][parity] = [even::<KIND>(words), high];
+            }
         }
     }
     decoded
