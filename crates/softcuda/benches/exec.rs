@@ -1,6 +1,7 @@
 //! What instructions cost on the executor: one warp runs a loop of 64 of them.
 //!
 //! `cargo bench -p softcuda --bench exec`. Divide a time by 64,000 for one instruction of a warp.
+#![expect(clippy::panic, reason = "a benchmark that cannot run ends with the reason")]
 
 use std::sync::Arc;
 use std::time::Duration;

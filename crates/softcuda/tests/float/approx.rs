@@ -21,7 +21,7 @@ fn function(body: &str, truth: fn(f64) -> f64, (from, to): (u32, u32), edges: &[
     rows.extend(table(body, 1024, |rng| [any32(rng).into(), 0, 0]));
     rows.extend(edges.iter().map(|(x, _)| [x.to_bits().into(), 0, 0]));
     let results = super::harness::rows(body, &[32], 32, &rows, super::harness::levels()[0]);
-    let active = |i: usize| i < rows.len() - rows.len() / 4 || i % 2 == 0;
+    let active = |i: usize| i < rows.len() - rows.len() / 4 || i.is_multiple_of(2);
     let mut worst = 0f64;
     for (i, (row, result)) in rows.iter().zip(&results).enumerate().take(8192) {
         let x = f32::from_bits(row[0] as u32);

@@ -8,32 +8,32 @@ const WORDS: usize = 36;
 
 /// An exact number: sign and magnitude in units of 2^-1140. Zero keeps its sign.
 #[derive(Clone)]
-pub struct Exact {
-    pub negative: bool,
+pub(crate) struct Exact {
+    pub(crate) negative: bool,
     words: [u64; WORDS],
 }
 
 /// A binary format: exponent bits, stored mantissa bits.
 #[derive(Clone, Copy)]
-pub struct Format(pub u32, pub u32);
+pub(crate) struct Format(pub(crate) u32, pub(crate) u32);
 
-pub const F64: Format = Format(11, 52);
-pub const F32: Format = Format(8, 23);
-pub const F16: Format = Format(5, 10);
-pub const BF16: Format = Format(8, 7);
+pub(crate) const F64: Format = Format(11, 52);
+pub(crate) const F32: Format = Format(8, 23);
+pub(crate) const F16: Format = Format(5, 10);
+pub(crate) const BF16: Format = Format(8, 7);
 
 /// What the bits of a format mean.
-pub enum Value {
+pub(crate) enum Value {
     Nan,
     Infinite(bool),
     Finite(Exact),
 }
 
 /// Directions: `rn rz rm rp`.
-pub const MODES: [&str; 4] = ["rn", "rz", "rm", "rp"];
+pub(crate) const MODES: [&str; 4] = ["rn", "rz", "rm", "rp"];
 
 impl Format {
-    pub fn decode(self, bits: u64) -> Value {
+    pub(crate) fn decode(self, bits: u64) -> Value {
         let Format(exponent_bits, mantissa_bits) = self;
         let negative = bits >> (exponent_bits + mantissa_bits) & 1 == 1;
         let field = bits >> mantissa_bits & ((1 << exponent_bits) - 1);
@@ -47,18 +47,18 @@ impl Format {
         Value::Finite(Exact::new(negative, mantissa, place))
     }
 
-    pub fn infinity(self, negative: bool) -> u64 {
+    pub(crate) fn infinity(self, negative: bool) -> u64 {
         let Format(exponent_bits, mantissa_bits) = self;
         let magnitude = ((1u64 << exponent_bits) - 1) << mantissa_bits;
         magnitude | u64::from(negative) << (exponent_bits + mantissa_bits)
     }
 
-    pub fn nan(self) -> u64 {
+    pub(crate) fn nan(self) -> u64 {
         (1 << (self.0 + self.1)) - 1
     }
 
     /// Rounds in the direction `mode`: finds the two neighbours by dropping bits one by one.
-    pub fn round(self, x: &Exact, mode: &str) -> u64 {
+    pub(crate) fn round(self, x: &Exact, mode: &str) -> u64 {
         let Format(exponent_bits, mantissa_bits) = self;
         let bias = (1i32 << (exponent_bits - 1)) - 1;
         let sign = u64::from(x.negative) << (exponent_bits + mantissa_bits);
@@ -66,7 +66,7 @@ impl Format {
         // Bit `low` of the magnitude is the last place of the result.
         let smallest = 1 - bias - mantissa_bits as i32 - UNIT;
         let low = (top as i32 - mantissa_bits as i32).max(smallest);
-        let kept = x.from_bit(low);
+        let kept = x.bits_from(low);
         let half = low > 0 && x.bit(low - 1);
         let more = low > 1 && (0..low - 1).any(|i| x.bit(i));
         let up = match mode {
@@ -95,7 +95,7 @@ impl Format {
 
 impl Exact {
     /// `mantissa · 2^place`.
-    pub fn new(negative: bool, mantissa: u64, place: i32) -> Self {
+    pub(crate) fn new(negative: bool, mantissa: u64, place: i32) -> Self {
         let mut words = [0; WORDS];
         let shift = (place - UNIT) as usize;
         let wide = u128::from(mantissa) << (shift % 64);
@@ -104,7 +104,7 @@ impl Exact {
         Exact { negative, words }
     }
 
-    pub fn is_zero(&self) -> bool {
+    pub(crate) fn is_zero(&self) -> bool {
         self.words.iter().all(|w| *w == 0)
     }
 
@@ -118,7 +118,7 @@ impl Exact {
     }
 
     /// The bits from `low` on.
-    fn from_bit(&self, low: i32) -> u64 {
+    fn bits_from(&self, low: i32) -> u64 {
         let end = self.top().map_or(0, |t| t as i32);
         (low..=end).rev().fold(0, |v, i| v << 1 | u64::from(self.bit(i)))
     }
@@ -128,7 +128,7 @@ impl Exact {
     }
 
     /// A sum of two; `mode` gives the sign of an exact zero.
-    pub fn add(&self, other: &Exact, mode: &str) -> Exact {
+    pub(crate) fn add(&self, other: &Exact, mode: &str) -> Exact {
         if self.negative == other.negative {
             let mut words = [0; WORDS];
             let mut carry = 0;
@@ -158,7 +158,7 @@ impl Exact {
     }
 
     /// A product of two values of at most 64 bits each. Their places must not underflow the unit.
-    pub fn mul(&self, other: &Exact) -> Exact {
+    pub(crate) fn mul(&self, other: &Exact) -> Exact {
         let negative = self.negative != other.negative;
         let (Some(a), Some(b)) = (self.compact(), other.compact()) else {
             return Exact { negative, words: [0; WORDS] };
@@ -172,12 +172,12 @@ impl Exact {
     fn compact(&self) -> Option<(u64, i32)> {
         let word = self.words.iter().position(|w| *w != 0)?;
         let low = 64 * word as i32 + self.words[word].trailing_zeros() as i32;
-        Some((self.from_bit(low), low + UNIT))
+        Some((self.bits_from(low), low + UNIT))
     }
 }
 
 /// `a·b + c` in a format, or NaN; `None` for `c` leaves the sum out.
-pub fn fma(format: Format, a: u64, b: u64, c: Option<u64>, mode: &str) -> u64 {
+pub(crate) fn fma(format: Format, a: u64, b: u64, c: Option<u64>, mode: &str) -> u64 {
     use Value::{Finite, Infinite, Nan};
     let addend = c.map(|c| format.decode(c));
     let negative = |v: &Value| matches!(v, Infinite(true)) || matches!(v, Finite(x) if x.negative);
@@ -200,7 +200,7 @@ pub fn fma(format: Format, a: u64, b: u64, c: Option<u64>, mode: &str) -> u64 {
 }
 
 /// `a + b` in a format.
-pub fn add(format: Format, a: u64, b: u64, mode: &str) -> u64 {
+pub(crate) fn add(format: Format, a: u64, b: u64, mode: &str) -> u64 {
     use Value::{Finite, Infinite, Nan};
     match (format.decode(a), format.decode(b)) {
         (Nan, _) | (_, Nan) => format.nan(),
@@ -211,7 +211,7 @@ pub fn add(format: Format, a: u64, b: u64, mode: &str) -> u64 {
 }
 
 /// A value of one format in another.
-pub fn convert(from: Format, to: Format, bits: u64, mode: &str) -> u64 {
+pub(crate) fn convert(from: Format, to: Format, bits: u64, mode: &str) -> u64 {
     match from.decode(bits) {
         Value::Nan => to.nan(),
         Value::Infinite(negative) => to.infinity(negative),

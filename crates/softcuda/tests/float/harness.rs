@@ -10,7 +10,7 @@ use softcuda::memory::Memory;
 use softcuda::ptx;
 
 /// Every level that this machine has.
-pub fn levels() -> Vec<Level> {
+pub(crate) fn levels() -> Vec<Level> {
     [Level::Base, Level::Avx2, Level::Avx512]
         .into_iter()
         .filter(|level| *level <= Level::detect())
@@ -18,30 +18,30 @@ pub fn levels() -> Vec<Level> {
 }
 
 /// A generator seeded by a label.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(label: &str) -> Self {
+    pub(crate) fn new(label: &str) -> Self {
         let seed = label.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
             (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
         });
         Rng(seed | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 11) % n
     }
 }
 
 /// A device with one buffer, and one launch of kernel `k` on it.
-pub fn launch(
+pub(crate) fn launch(
     source: &str,
     (blocks, threads): (u32, u32),
     data: &[u8],
@@ -94,7 +94,13 @@ fn suffix(bits: u32) -> &'static str {
 /// Runs `body` for each row of inputs (`%a %b %c`, of `widths` bits each) at a level; the result is
 /// `%d` of `out` bits. Odd lanes of the last quarter of rows are inactive at the instruction: their
 /// result must be what `%d` held before.
-pub fn rows(body: &str, widths: &[u32], out: u32, inputs: &[[u64; 3]], level: Level) -> Vec<u64> {
+pub(crate) fn rows(
+    body: &str,
+    widths: &[u32],
+    out: u32,
+    inputs: &[[u64; 3]],
+    level: Level,
+) -> Vec<u64> {
     let threads = 128;
     let blocks = inputs.len().div_ceil(threads);
     let mut loads = String::new();
@@ -133,7 +139,7 @@ pub fn rows(body: &str, widths: &[u32], out: u32, inputs: &[[u64; 3]], level: Le
 
 /// Compares every level with a model on all inputs; a model's `None` means that any value will do,
 /// the same at every level.
-pub fn check(
+pub(crate) fn check(
     body: &str,
     widths: &[u32],
     out: u32,
@@ -156,7 +162,7 @@ pub fn check(
 }
 
 /// f32 bits that are likely to matter.
-pub const EDGES32: &[u32] = &[
+pub(crate) const EDGES32: &[u32] = &[
     0,
     1,
     2,
@@ -219,7 +225,7 @@ pub const EDGES32: &[u32] = &[
 ];
 
 /// One f32: an edge, a neighbour of it, a subnormal, or random bits of any or a middle exponent.
-pub fn any32(rng: &mut Rng) -> u32 {
+pub(crate) fn any32(rng: &mut Rng) -> u32 {
     let bits = rng.next() as u32;
     match rng.below(8) {
         0 | 1 => EDGES32[rng.below(EDGES32.len() as u64) as usize] | bits & 1 << 31,
@@ -231,7 +237,7 @@ pub fn any32(rng: &mut Rng) -> u32 {
 }
 
 /// One f64, likewise.
-pub fn any64(rng: &mut Rng) -> u64 {
+pub(crate) fn any64(rng: &mut Rng) -> u64 {
     let bits = rng.next();
     match rng.below(8) {
         0 | 1 => f64::from(f32::from_bits(any32(rng))).to_bits(),
@@ -247,7 +253,7 @@ pub fn any64(rng: &mut Rng) -> u64 {
 }
 
 /// `count` rows made by a function of the generator.
-pub fn table(label: &str, count: usize, f: impl Fn(&mut Rng) -> [u64; 3]) -> Vec<[u64; 3]> {
+pub(crate) fn table(label: &str, count: usize, f: impl Fn(&mut Rng) -> [u64; 3]) -> Vec<[u64; 3]> {
     let mut rng = Rng::new(label);
     (0..count).map(|_| f(&mut rng)).collect()
 }

@@ -5,12 +5,13 @@
 #![expect(clippy::needless_range_loop, reason = "see above")]
 
 use std::arch::x86_64::{
-    __m256, __m256i, _CMP_UNORD_Q, _mm256_and_si256, _mm256_blendv_ps,
-    _mm256_castps_si256, _mm256_castsi256_ps, _mm256_castsi256_si128,
-    _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_load_si256,
-    _mm256_loadu_ps, _mm256_movemask_ps, _mm256_permute2x128_si256, _mm256_permute4x64_epi64, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64, _mm256_unpacklo_epi32, _mm256_unpacklo_epi64, _mm256_set1_epi32,
-    _mm256_setr_epi8, _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_shuffle_epi32,
-    _mm256_slli_epi32, _mm256_srli_epi32, _mm256_store_ps,
+    __m256, __m256i, _CMP_UNORD_Q, _mm256_and_si256, _mm256_blendv_ps, _mm256_castps_si256,
+    _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
+    _mm256_load_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_movemask_ps,
+    _mm256_permute2x128_si256, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_setr_epi8,
+    _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_shuffle_epi32, _mm256_slli_epi32,
+    _mm256_srli_epi32, _mm256_store_ps, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64,
+    _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
 };
 
 use super::mma::{BF16, F16, Fragments, TF32};
