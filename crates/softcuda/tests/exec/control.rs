@@ -52,11 +52,10 @@ fn sides_of_a_branch_meet_again() {
 #[test]
 fn a_lane_may_spin_for_another_lane_of_its_warp() {
     // Lane 0 waits for a flag that lane 31 sets, whichever side stands first in the text.
-    for (wait, set) in [("W", "S"), ("S", "W")] {
-        let one = "W: ld.volatile.shared.u32 %r1, [flag]; setp.eq.u32 %p2, %r1, 0; @%p2 bra W; bra.uni E;";
-        let two = "S: st.volatile.shared.u32 [flag], 7; bra.uni E;";
-        let sides = if wait == "W" { format!("{one}\n{two}") } else { format!("{two}\n{one}") };
-        let _ = set;
+    let one =
+        "W: ld.volatile.shared.u32 %r1, [flag]; setp.eq.u32 %p2, %r1, 0; @%p2 bra W; bra.uni E;";
+    let two = "S: st.volatile.shared.u32 [flag], 7; bra.uni E;";
+    for sides in [format!("{one}\n{two}"), format!("{two}\n{one}")] {
         let source = kernel(
             ".shared .align 4 .u32 flag;",
             &format!(

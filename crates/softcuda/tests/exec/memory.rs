@@ -6,7 +6,7 @@ use softcuda::fault::{Fault, FaultKind, Space};
 use crate::support::{kernel, levels, run, run_all, settings};
 
 /// The fault of a kernel of one warp, the same at every level.
-fn fault(source: &str, data: &[u32]) -> Fault {
+fn fault(source: &str, data: &[u32]) -> Box<Fault> {
     let mut all = levels()
         .into_iter()
         .map(|l| run(source, 32, data, settings(l)).expect_err("the kernel must fail"));

@@ -35,14 +35,14 @@ pub(crate) fn run(
     threads: u32,
     data: &[u32],
     settings: Settings,
-) -> Result<Vec<u32>, Fault> {
+) -> Result<Vec<u32>, Box<Fault>> {
     let device = Device::new(16 << 20, settings).expect("16 MiB can be reserved");
     let module: Module = device.load_ptx(source).unwrap_or_else(|e| panic!("{e}\n{source}"));
     let kernel = module.kernel("k").unwrap_or_else(|e| panic!("{e}\n{source}"));
     let bytes: Vec<u8> = data.iter().flat_map(|w| w.to_le_bytes()).collect();
     let at = device.alloc(bytes.len()).expect("there is room");
     device.write(at, &bytes).expect("just allocated");
-    device.launch(&kernel, [1, 1, 1], [threads, 1, 1], 0, &at.to_le_bytes()).map_err(|f| *f)?;
+    device.launch(&kernel, [1, 1, 1], [threads, 1, 1], 0, &at.to_le_bytes())?;
     let mut out = vec![0; bytes.len()];
     device.read(at, &mut out).expect("still allocated");
     Ok(out.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
