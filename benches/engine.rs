@@ -1,10 +1,27 @@
-//! Requests from end to end on the demo checkpoint: `cargo bench --bench engine [-- TEXT]`.
+//! Requests from end to end on the demo checkpoint, and steps of a model of published shapes:
+//! `cargo bench --bench engine [-- TEXT]`.
 //!
 //! Times are those of the host's clock, from a question to its answer. The rows `process/…` start
 //! the program anew each time: what a person waits for.
 #![expect(clippy::unwrap_used, reason = "a bench that fails panics")]
 
+#[path = "../tests/support/checkpoint.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::allow_attributes,
+    reason = "of the tests' recipe only the writing of a checkpoint is used here"
+)]
+mod checkpoint;
+
 mod harness;
+mod models;
+#[expect(dead_code, reason = "shapes of single kernels are for the bench of kernels")]
+mod shapes;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,6 +39,7 @@ fn main() {
     process(&mut bench, &questions[0]);
     load(&mut bench);
     answers(&mut bench, &questions);
+    models::models(&mut bench);
     bench.criterion.final_summary();
 }
 

@@ -8,6 +8,7 @@ pub(crate) const SECTIONS: [usize; 3] = [16, 24, 24];
 pub(crate) const EPS: f32 = 1e-6;
 
 /// One published decoder.
+#[derive(Clone, Copy)]
 pub(crate) struct Decoder {
     pub(crate) name: &'static str,
     pub(crate) hidden: usize,
