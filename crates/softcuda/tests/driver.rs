@@ -4,6 +4,7 @@
     reason = "calls of C functions with the arguments that they document"
 )]
 
+#[expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 #[path = "driver/support.rs"]
 mod support;
 
@@ -15,6 +16,7 @@ mod context;
 mod device;
 #[path = "driver/header.rs"]
 mod header;
+#[expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 #[path = "driver/install.rs"]
 mod install;
 #[path = "driver/launch.rs"]

@@ -97,7 +97,7 @@ fn advice_on_managed_memory_is_taken_and_ignored() {
         sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_SYNC_MEMOPS,
         sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_RANGE_SIZE,
     );
-    let value = (&raw const *&1_u32).cast();
+    let value = std::ptr::from_ref(&1_u32).cast();
     assert!(ok(unsafe { sys::cuPointerSetAttribute(value, sync, plain) }));
     assert_eq!(code(unsafe { sys::cuPointerSetAttribute(value, size, plain) }), 1);
 }
