@@ -26,10 +26,10 @@ demo: build ## Answer a question about a sample picture
 	@echo '$$ qwen2vl run $(DEMO)/model --image $(DEMO_IMAGE) "$(DEMO_PROMPT)"'
 	@target/release/qwen2vl run $(DEMO)/model --image $(DEMO_IMAGE) "$(DEMO_PROMPT)"
 
-test: toolchain ## Run every test but the long ones
+test: toolchain ## Run every test
 	$(ENV) INSTA_UPDATE=no $(CARGO) test --profile ci --workspace $(TEST_FLAGS)
 
-test-full: toolchain ## Run every test, the long ones too
+test-full: toolchain ## Run every test, with 1,024 cases a property
 	$(ENV) INSTA_UPDATE=no PROPTEST_CASES=1024 $(CARGO) test --profile ci --workspace $(TEST_FLAGS) -- --include-ignored
 
 bench: toolchain ## Run the benches; ROWS=text picks rows

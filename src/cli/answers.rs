@@ -32,7 +32,7 @@ pub(crate) struct AnswerArgs {
     /// Makes tokens that occurred less likely; 1 is off
     #[arg(long, value_name = "R")]
     repetition_penalty: Option<f32>,
-    /// Key of the random numbers: the same seed, the same answer
+    /// Key of the random numbers: the same seed, the same answer; without it 0
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Type of weights and activations
@@ -188,6 +188,7 @@ fn help(error: &EngineError) -> Option<String> {
         EngineError::PictureTooLarge { .. } => {
             Some("a larger --max-pixels plans for larger pictures".to_owned())
         }
+        EngineError::Memory { largest: "weights", .. } => None,
         EngineError::Memory { .. } => Some("a smaller --max-model-len needs less".to_owned()),
         _ => None,
     }

@@ -63,6 +63,12 @@ impl CliError {
         Self::new("io", exit::INPUT, format!("{}: {error}", path.display()))
     }
 
+    /// The same error with the place where it was met.
+    pub(crate) fn within(self, place: &str) -> Self {
+        let cause = format!("{place}: {}", self.message()).into();
+        Self { cause, ..self }
+    }
+
     /// The message with its causes.
     pub(crate) fn message(&self) -> String {
         let mut text = self.cause.to_string();

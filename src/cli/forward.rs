@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use safetensors::{
     SafeTensors,
-    tensor::{Dtype, TensorView, serialize_to_file},
+    tensor::{Dtype, TensorView, serialize},
 };
 use serde_json::json;
 
@@ -49,6 +49,10 @@ pub(crate) fn run(arguments: &ForwardArgs, out: &mut Output) -> Result<u8, CliEr
         out.warn("checkpoint", warning);
     }
     let tensors = write(&arguments.output, &input, &output)?;
+    let broken = output.tensors.iter().find(|t| t.values.iter().any(|value| !value.is_finite()));
+    if let Some(tensor) = broken {
+        out.warn("non_finite", &format!("{} holds values that are not finite", tensor.name));
+    }
     if out.is_json() {
         let shapes: serde_json::Map<_, _> =
             tensors.into_iter().map(|(name, shape)| (name, json!(shape))).collect();
@@ -192,8 +196,12 @@ fn write(
             TensorView::new(*dtype, shape.clone(), data).map(|view| (name.clone(), view))
         })
         .collect();
-    let failed = |error: safetensors::SafeTensorError| wrong(file, &error.to_string());
-    serialize_to_file(views.map_err(failed)?, None, file).map_err(failed)?;
+    let failed = |error: safetensors::SafeTensorError| {
+        CliError::new("internal", exit::INTERNAL, Box::new(error))
+    };
+    let bytes = serialize(views.map_err(failed)?, None).map_err(failed)?;
+    // In place, not by a rename: the path may be a device, a pipe or a link.
+    std::fs::write(file, bytes).map_err(|error| CliError::io(file, &error))?;
     Ok(tensors.into_iter().map(|(name, _, shape, _)| (name, shape)).collect())
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &GenerateArgs, out: &mut Output) -> Result<u8, CliE
     let (engine, load) =
         arguments.answer.engine(&arguments.model.model, &arguments.pictures, out)?;
     let mut generations = Vec::new();
-    for conversation in conversations.list {
+    for (index, conversation) in conversations.list.into_iter().enumerate() {
         let mut request = Request::conversation(conversation)
             .sampling(arguments.answer.sampling())
             .add_vision_id(arguments.prompt.add_vision_id)
@@ -46,7 +46,10 @@ pub(crate) fn run(arguments: &GenerateArgs, out: &mut Output) -> Result<u8, CliE
         if let Some(tokens) = arguments.answer.max_new_tokens {
             request = request.max_new_tokens(tokens);
         }
-        generations.push(engine.submit(request)?);
+        let submitted = engine.submit(request).map_err(CliError::from);
+        generations.push(submitted.map_err(|error| {
+            if conversations.batch { error.within(&format!("conversation {index}")) } else { error }
+        })?);
     }
     let total = generations.len();
     let mut documents = Vec::new();

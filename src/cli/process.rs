@@ -1,9 +1,10 @@
 //! `qwen2vl process`: what the reference's processor returns, as a file of tensors.
 
+use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::json;
 
 use super::error::exit;
@@ -112,8 +113,7 @@ fn save(tensors: &[Tensor], arguments: &ProcessArgs) -> Result<(), CliError> {
         Ok((tensor.name, view.map_err(internal)?))
     });
     let views = views.collect::<Result<Vec<_>, CliError>>()?;
-    serialize_to_file(views, None, &arguments.output).map_err(|error| {
-        let what = format!("cannot write {}: {error}", arguments.output.display());
-        CliError::new("io", exit::INPUT, what)
-    })
+    let bytes = serialize(views, None).map_err(internal)?;
+    // In place, not by a rename: the path may be a device, a pipe or a link.
+    fs::write(&arguments.output, bytes).map_err(|error| CliError::io(&arguments.output, &error))
 }

@@ -121,10 +121,8 @@ pub(crate) fn conversations(file: &Path) -> Result<Conversations, CliError> {
         return Err(PromptError::Limit { limit, got: bytes.len(), max }.into());
     }
     let folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
-    Conversations::from_json(&bytes, &folder).map_err(|error| {
-        let error = CliError::from(error);
-        CliError { cause: format!("{}: {}", file.display(), error.message()).into(), ..error }
-    })
+    Conversations::from_json(&bytes, &folder)
+        .map_err(|error| CliError::from(error).within(&file.display().to_string()))
 }
 
 /// Says how many control tokens of messages became text.

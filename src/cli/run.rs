@@ -23,6 +23,9 @@ const MAX_PROMPT: u64 = 16 << 20;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "qwen2vl run [OPTIONS] MODEL PROMPT\n       qwen2vl run [OPTIONS] -m MODEL PROMPT"
+)]
 pub(crate) struct RunArgs {
     /// Folder of the checkpoint, unless -m or QWEN2VL_MODEL names it, and the question ("-": read it
     /// from standard input)
@@ -118,7 +121,11 @@ fn words(arguments: &RunArgs) -> Result<(PathBuf, String), CliError> {
         return Ok((model, question.clone()));
     }
     let mut text = String::new();
-    std::io::stdin().take(MAX_PROMPT).read_to_string(&mut text)?;
+    std::io::stdin().take(MAX_PROMPT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_PROMPT {
+        let what = format!("the question on standard input has more than {MAX_PROMPT} bytes");
+        return Err(CliError::new("limit_exceeded", exit::INPUT, what));
+    }
     Ok((model, text))
 }
 

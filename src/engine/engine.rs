@@ -195,10 +195,12 @@ impl Engine {
         let clock = Clock::start();
         let shared = &self.shared;
         let chosen = request.sampling.over(&shared.generation)?;
+        // Headers say how large a request is: one that does not fit costs no pixel work.
+        let counted = shared.processor.count(0, &request.conversation, request.options)?;
+        let max_new = self.max_new(&request, &usage(&counted))?;
+        self.check_pictures(&counted)?;
         let processed = shared.processor.process(0, &request.conversation, request.options)?;
         let usage = usage(&processed);
-        let max_new = self.max_new(&request, &usage)?;
-        self.check_pictures(&processed)?;
         let submission = self.submission(processed, chosen, max_new)?;
         let timings = Timings { media: clock.elapsed(), ..Timings::default() };
         let id = shared.core.lock().unwrap_or_else(PoisonError::into_inner).submit(submission)?;
@@ -264,12 +266,11 @@ impl Engine {
 
     /// A picture may have a budget of its own, above the one that the workspace is planned for.
     fn check_pictures(&self, processed: &Processed) -> Result<(), EngineError> {
-        let limits = self.shared.plan.limits();
+        let limit = self.shared.plan.limits().patch_rows;
         for image in &processed.images {
             let patches = image.grid.patch_rows().map_or(usize::MAX, |rows| rows.0);
-            let bytes = image.prepared.as_ref().map_or(0, |prepared| prepared.frames.data().len());
-            if patches > limits.patch_rows || bytes > limits.pixel_bytes {
-                let (source_name, limit) = (image.source.clone(), limits.patch_rows);
+            if patches > limit {
+                let source_name = image.source.clone();
                 return Err(EngineError::PictureTooLarge { source_name, patches, limit });
             }
         }

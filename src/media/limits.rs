@@ -36,6 +36,11 @@ impl Limits {
         check("side of a picture in pixels", wide(size.height.max(size.width)), self.side)?;
         check("decoded picture in pixels", size.pixels().map_or(u64::MAX, wide), self.pixels)
     }
+
+    /// Refuses a resized size that is too large to hold: budgets come from requests and files.
+    pub(crate) fn check_resized(&self, size: Size) -> Result<(), MediaError> {
+        check("resized picture in pixels", size.pixels().map_or(u64::MAX, wide), self.pixels)
+    }
 }
 
 fn wide(value: usize) -> u64 {

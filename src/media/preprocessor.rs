@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::resize_pillow::{self, PassOrder};
 use super::{
-    Filter, Frames, MediaError, Normalization, PixelBudget, Rgb8, Size, patch_rows, resize,
+    Filter, Frames, Limits, MediaError, Normalization, PixelBudget, Rgb8, Size, patch_rows, resize,
     smart_resize,
 };
 use crate::units::GridThw;
@@ -186,11 +186,14 @@ impl Preprocessor {
     /// The size that a picture gets; no pixel is read.
     ///
     /// # Errors
-    /// Those of [`smart_resize`]; [`MediaError::NotAMultiple`] without a resize.
+    /// Those of [`smart_resize`]; [`MediaError::NotAMultiple`] without a resize;
+    /// [`MediaError::Limit`] for a budget that asks for more pixels than a decoded picture may have.
     pub fn resized(&self, size: Size) -> Result<Size, MediaError> {
         let factor = self.patch * self.merge;
         if self.resize {
-            return smart_resize(size, factor, self.budget);
+            let resized = smart_resize(size, factor, self.budget)?;
+            Limits::default().check_resized(resized)?;
+            return Ok(resized);
         }
         if size.height == 0 || size.width == 0 {
             return Err(MediaError::Empty { size });

@@ -115,6 +115,10 @@ fn a_list_of_conversations_is_a_batch_with_its_answers_in_order() {
     assert_eq!(texts[2], "An orange circle on a gray background.");
     let lines = qwen2vl(&["generate", "model", "--messages", file, "--greedy", "--jsonl"]);
     assert_eq!(text(&lines.stdout).lines().count(), 3);
+    fs::write(file, json!([conversations[1], ask(vec![picture("no-such.png")])]).to_string())
+        .unwrap();
+    let refused = qwen2vl(&["generate", "model", "--messages", file]);
+    assert!(text(&refused.stderr).contains("conversation 1: "), "{}", text(&refused.stderr));
     // A batch of one is a list still, a conversation alone is an object.
     for (value, list) in [(json!([conversations[1]]), true), (conversations[1].clone(), false)] {
         fs::write(file, value.to_string()).unwrap();
@@ -172,6 +176,20 @@ fn what_is_not_built_is_refused_by_name() {
         (&["run", "model", "--max-new-tokens", "0", "Hello!"], "invalid_request"),
         (&["run", "model", "--image", "media/clip_h264.mp4", "Hello!"], "media_invalid"),
         (&["run", "no-such-folder", "Hello!"], "io"),
+        (
+            &[
+                "run",
+                "model",
+                "--image",
+                "media/pair.png",
+                "--min-pixels",
+                "1000000M",
+                "--max-pixels",
+                "1000000M",
+                "Hello!",
+            ],
+            "limit_exceeded",
+        ),
         (&["run", "model", "--max-model-len", "8", "Hello!"], "context_length_exceeded"),
     ] {
         let output = qwen2vl(&[arguments, &["--json"]].concat());
@@ -180,4 +198,52 @@ fn what_is_not_built_is_refused_by_name() {
         assert!(text(&output.stderr).contains(&format!("error[{code}]")), "{arguments:?}");
         assert!(matches!(output.status.code(), Some(2 | 3)), "{arguments:?}: {:?}", output.status);
     }
+}
+
+#[test]
+fn a_budget_in_a_message_that_no_memory_holds_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("messages.json");
+    let picture = json!({
+        "type": "image", "path": demo().join("media/pair.png"),
+        "min_pixels": 1_000_000_000_000u64, "max_pixels": 2_000_000_000_000u64,
+    });
+    fs::write(&file, json!([{ "role": "user", "content": [picture] }]).to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    let output = folder.path().join("out.safetensors");
+    for arguments in [
+        &["generate", "model", "--messages", file][..],
+        &["process", "model", "--messages", file, "--output", output.to_str().unwrap()],
+        &["tokens", "model", "--messages", file],
+    ] {
+        let refused = qwen2vl(arguments);
+        assert_eq!(refused.status.code(), Some(3), "{arguments:?}");
+        let message = text(&refused.stderr);
+        assert!(message.contains("error[limit_exceeded]"), "{arguments:?}: {message}");
+    }
+}
+
+#[test]
+fn an_output_is_written_through_a_link_and_a_failure_names_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let messages = path("messages.json");
+    fs::write(&messages, json!([{ "role": "user", "content": "Hello!" }]).to_string()).unwrap();
+    std::os::unix::fs::symlink(path("real.safetensors"), path("link.safetensors")).unwrap();
+    let process = |output: &Path| {
+        qwen2vl(&[
+            "process",
+            "model",
+            "--messages",
+            messages.to_str().unwrap(),
+            "--output",
+            output.to_str().unwrap(),
+        ])
+    };
+    assert!(process(&path("link.safetensors")).status.success());
+    assert!(path("link.safetensors").is_symlink());
+    assert!(fs::metadata(path("real.safetensors")).unwrap().len() > 0);
+    let nowhere = process(&path("no-such-folder/out.safetensors"));
+    assert_eq!(nowhere.status.code(), Some(3));
+    assert!(text(&nowhere.stderr).contains("error[io]"), "{}", text(&nowhere.stderr));
 }
