@@ -55,7 +55,20 @@ fn cubins_name_registers_and_shared_memory() {
         assert!((8..=32).contains(&image.registers), "sm_{arch}: {}", image.registers);
         assert!(image.code_bytes >= 128);
     }
-    assert!(fatbin::select_cubin(PLAIN, 86).expect("a fatbin").is_none());
+}
+
+#[test]
+fn machine_code_runs_on_its_major_version() {
+    let code = |arch| fatbin::select_cubin(PLAIN, arch).expect("a fatbin");
+    assert!(code(80).is_some());
+    // A later minor version runs it; sm_90a runs on sm_90 alone; no other major version does.
+    for arch in [86, 87, 89] {
+        assert_eq!(code(arch), code(80), "sm_{arch}");
+    }
+    assert_ne!(code(90), code(80));
+    for arch in [70, 75, 91, 100, 120] {
+        assert!(code(arch).is_none(), "sm_{arch}");
+    }
 }
 
 #[test]

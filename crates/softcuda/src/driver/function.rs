@@ -12,9 +12,12 @@ use super::state::{Driver, driver};
 use super::{Out, Status, entry};
 use crate::exec::{Kernel, Level};
 use crate::lower::{Env, lower};
-use crate::profile::{MAX_THREADS_PER_BLOCK, SHARED_DEFAULT};
+use crate::profile::{MAX_THREADS_PER_BLOCK, REGISTERS, SHARED_DEFAULT, WARP};
 use crate::ptx::ast::{self, FuncId, VarId};
 use crate::report;
+
+/// Registers that a thread can have.
+const MAX_REGISTERS: u32 = 255;
 
 /// A kernel of a module.
 pub(super) struct Function {
@@ -117,10 +120,10 @@ impl Function {
         let figures = self.module.figures(&self.name());
         let registers = match figures {
             Some(figures) if figures.registers > 0 => figures.registers,
-            _ => (kernel.regs + 8).next_multiple_of(8),
+            _ => guessed_registers(kernel.regs, &self.ast()?.perf),
         };
         Ok(Needs {
-            registers: registers.min(255),
+            registers: registers.min(MAX_REGISTERS),
             static_shared: kernel.shared_size,
             max_threads: kernel.max_threads.min(MAX_THREADS_PER_BLOCK),
         })
@@ -144,8 +147,7 @@ impl Function {
             0 => {
                 let needs = self.needs(driver)?;
                 // What the registers of a block allow, in whole warps.
-                let warps =
-                    crate::profile::REGISTERS / (needs.registers * 32).next_multiple_of(256);
+                let warps = REGISTERS / (needs.registers * WARP).next_multiple_of(256);
                 needs.max_threads.min(warps * 32)
             }
             1 => self.needs(driver)?.static_shared,
@@ -197,6 +199,16 @@ impl Function {
     pub(super) fn name_pointer(&self) -> *const c_char {
         self.name.as_ptr()
     }
+}
+
+/// Registers of a thread where no machine code names them: those of the lowered code, but no more
+/// than the block that the kernel declares leaves each thread, as a compiler would see to.
+fn guessed_registers(lowered: u32, perf: &ast::Perf) -> u32 {
+    let guess = lowered.saturating_add(8).next_multiple_of(8);
+    let Some(shape) = perf.required_threads.or(perf.max_threads) else { return guess };
+    let threads = shape.iter().fold(1_u32, |product, extent| product.saturating_mul(*extent));
+    let threads = threads.clamp(1, MAX_THREADS_PER_BLOCK).next_multiple_of(WARP);
+    guess.min((REGISTERS / threads) & !7)
 }
 
 /// Whether a function of the module has an atomic operation on floats.
@@ -268,6 +280,25 @@ entry! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guess_of_registers_lets_the_declared_block_run() {
+        let declared = |max_threads, required_threads| ast::Perf {
+            max_threads,
+            required_threads,
+            ..ast::Perf::default()
+        };
+        assert_eq!(guessed_registers(100, &declared(None, None)), 112);
+        assert_eq!(guessed_registers(100, &declared(Some([1024, 1, 1]), None)), 64);
+        assert_eq!(guessed_registers(100, &declared(None, Some([32, 16, 1]))), 112);
+        assert_eq!(guessed_registers(10, &declared(Some([1024, 1, 1]), None)), 24);
+        for threads in 1..=MAX_THREADS_PER_BLOCK {
+            let guess = guessed_registers(400, &declared(Some([threads, 1, 1]), None));
+            let registers = guess.min(MAX_REGISTERS);
+            let for_warp = (registers * WARP).next_multiple_of(256);
+            assert!(threads.div_ceil(WARP) * for_warp <= REGISTERS, "{threads}: {registers}");
+        }
+    }
 
     #[test]
     fn atomics_on_floats_are_seen() {

@@ -242,14 +242,20 @@ pub fn select_ptx(image: &[u8], arch: u32) -> Result<Option<Cow<'_, [u8]>>, Fatb
     best.map(Member::data).transpose()
 }
 
-/// The machine code for `arch`, which names register counts ([`super::cubin`]); `None` if there is none.
+/// The machine code that a GPU of `arch` would run, which names register counts
+/// ([`super::cubin`]): of the same major version and the highest minor version up to its own;
+/// `None` if there is none.
 ///
 /// # Errors
 /// As of [`members`] and [`Member::data`].
 pub fn select_cubin(image: &[u8], arch: u32) -> Result<Option<Cow<'_, [u8]>>, FatbinError> {
+    let runs = |m: &&Member<'_>| {
+        let older = m.arch / 10 == arch / 10 && m.arch < arch && !m.arch_specific;
+        m.kind == MemberKind::Cubin && (m.arch == arch || older)
+    };
     let members = members(image)?;
-    let found = members.iter().find(|m| m.kind == MemberKind::Cubin && m.arch == arch);
-    found.map(Member::data).transpose()
+    let best = members.iter().filter(runs).max_by_key(|m| (m.arch, m.arch_specific));
+    best.map(Member::data).transpose()
 }
 
 fn trim(text: &[u8]) -> &[u8] {

@@ -73,6 +73,32 @@ fn cudarc_adds_vectors_on_two_streams() {
 }
 
 #[test]
+fn a_declared_block_fits_the_registers_without_machine_code() {
+    let _context = OwnContext::new();
+    let lines = |line: &dyn Fn(u32) -> String| (0..90).map(line).collect::<String>();
+    let text = |directive: &str| {
+        let loads = lines(&|n| format!("ld.global.u32 %r{n}, [%rd1+{}];\n", 4 * n));
+        let sums = lines(&|n| format!("xor.b32 %r100, %r100, %r{n};\n"));
+        format!(
+            ".version 8.0\n.target sm_80\n.address_size 64\n\
+             .visible .entry wide(.param .u64 data){directive}\n{{\n\
+             .reg .b32 %r<101>; .reg .b64 %rd<2>;\nld.param.u64 %rd1, [data];\n\
+             mov.u32 %r100, 0;\n{loads}bar.sync 0;\n{sums}\
+             st.global.u32 [%rd1+400], %r100;\nret;\n}}\n\0"
+        )
+    };
+    let data = allocate(1024);
+    for (directive, expected) in [(" .maxntid 1024, 1, 1", 0), (" .reqntid 1024", 0), ("", 701)] {
+        let text = text(directive);
+        let mut module = ptr::null_mut();
+        let image = text.as_ptr().cast();
+        assert!(ok(unsafe { sys::cuModuleLoadData(&raw mut module, image) }));
+        assert_eq!(launch(function(module, c"wide"), 1, 1024, 0, &[data]), expected, "{directive}");
+        assert_eq!(synchronize(), 0);
+    }
+}
+
+#[test]
 fn fatbin_kernel_uses_shared_memory_and_barriers() {
     let context = context();
     let image = include_bytes!("../ptx/plain.fatbin").to_vec();
