@@ -1,18 +1,15 @@
-//! Every barrier and every wait of the attention kernels is needed.
+//! Every barrier of a block and every wait of the attention kernels is needed, at every head width.
 
 use std::sync::Arc;
 
 use half::bf16;
-use qwen2vl::device::as_bytes;
+use qwen2vl::device::{as_bytes, images};
 use softcuda::direct::Device;
 use softcuda::exec::Kernel;
 
 use crate::mutants::{self, Outcome};
 use crate::support::Rng;
 
-/// Log2(e) / sqrt(64), the scale of D = 64.
-const SCALE: f32 = std::f32::consts::LOG2_E / 8.0;
-const D: usize = 64;
 const PAGE: usize = 64;
 
 /// Uploads to a bare software device.
@@ -51,8 +48,9 @@ impl Params {
         self
     }
 
-    fn scale(mut self) -> Self {
-        self.0.extend(SCALE.to_le_bytes());
+    /// log2(e) / sqrt(d).
+    fn scale(mut self, d: usize) -> Self {
+        self.0.extend((std::f32::consts::LOG2_E / (d as f32).sqrt()).to_le_bytes());
         self
     }
 }
@@ -69,107 +67,128 @@ struct Paged {
 }
 
 impl Paged {
-    fn new(memory: &Memory<'_>, rows: usize, keys: usize, heads: usize) -> Self {
+    fn new(memory: &Memory<'_>, d: usize, rows: usize, keys: usize, heads: usize) -> Self {
         let (mut rng, pages) = (Rng::new("attention mutants"), keys.div_ceil(PAGE));
         let table: Vec<i32> = (0..pages as i32).rev().collect();
         Self {
-            q: memory.elements(&mut rng, rows * heads * D),
-            pool: memory.elements(&mut rng, pages * 2 * PAGE * D),
+            q: memory.elements(&mut rng, rows * heads * d),
+            pool: memory.elements(&mut rng, pages * 2 * PAGE * d),
             cu_rows: memory.bytes(as_bytes(&[0, rows as i32])),
             pages: memory.bytes(as_bytes(&table)),
-            o: memory.bytes(&vec![0; rows * heads * D * size_of::<bf16>()]),
-            width: (heads * D) as u64,
+            o: memory.bytes(&vec![0; rows * heads * d * size_of::<bf16>()]),
+            width: (heads * d) as u64,
             table_width: pages as i32,
         }
     }
 
     /// KvStrides: page, layer, values, head.
-    fn strides() -> [u64; 4] {
-        let head = (PAGE * D) as u64;
+    fn strides(d: usize) -> [u64; 4] {
+        let head = (PAGE * d) as u64;
         [2 * head, 0, head, head]
     }
 }
 
-fn prefill(device: &Device, kernel: &Arc<Kernel>, rows: usize, keys: usize) -> Outcome {
+fn prefill(device: &Device, kernel: &Arc<Kernel>, d: usize, rows: usize, keys: usize) -> Outcome {
     let (memory, heads) = (Memory(device), 1);
-    let paged = Paged::new(&memory, rows, keys, heads);
+    let paged = Paged::new(&memory, d, rows, keys, heads);
     let work: Vec<i32> =
         (0..rows.div_ceil(64)).flat_map(|tile| [0, tile as i32, keys as i32, 0]).collect();
     let Paged { q, pool, cu_rows, pages, o, width, table_width } = paged;
     let params = Params::default()
         .words(&[q, pool, cu_rows, pages, memory.bytes(as_bytes(&work)), o, width, width])
-        .words(&Paged::strides())
+        .words(&Paged::strides(d))
         .ints(&[heads as i32, 1, table_width, i32::MAX])
-        .scale()
+        .scale(d)
         .ints(&[0]);
     let grid = [rows.div_ceil(64) as u32, 1, 1];
-    device.launch(kernel, grid, [128, 1, 1], 320 * 2 * D as u32, &params.0).ok()?;
-    Some(memory.read(o, rows * heads * D * 2))
+    device.launch(kernel, grid, [128, 1, 1], 320 * 2 * d as u32, &params.0).ok()?;
+    Some(memory.read(o, rows * heads * d * 2))
 }
 
-fn decode(device: &Device, kernel: &Arc<Kernel>, keys: usize) -> Outcome {
+fn decode(device: &Device, kernel: &Arc<Kernel>, d: usize, keys: usize) -> Outcome {
     let (memory, heads) = (Memory(device), 6);
-    let paged = Paged::new(&memory, 1, keys, heads);
+    let paged = Paged::new(&memory, d, 1, keys, heads);
     let segments = keys.div_ceil(256);
     let work: Vec<i32> =
         (0..segments).flat_map(|segment| [0, segment as i32, keys as i32, 0]).collect();
     // Poison: an element that is folded before its block stored it shows.
     let poison = |elements: usize| vec![0xff; elements * size_of::<f32>()];
-    let part = memory.bytes(&poison(heads * segments * D));
+    let part = memory.bytes(&poison(heads * segments * d));
     let states = memory.bytes(&poison(heads * segments * 2));
     let counter = memory.bytes(&[0; 4]);
     let Paged { q, pool, cu_rows, pages, o, width, table_width } = paged;
     let params = Params::default()
         .words(&[q, pool, cu_rows, pages, memory.bytes(as_bytes(&work)), o])
         .words(&[part, states, counter, width, width])
-        .words(&Paged::strides())
+        .words(&Paged::strides(d))
         .ints(&[heads as i32, 1, table_width, segments as i32, i32::MAX])
-        .scale();
+        .scale(d);
     let grid = [segments as u32, 1, 1];
-    device.launch(kernel, grid, [128, 1, 1], 256 * 2 * D as u32, &params.0).ok()?;
-    Some([memory.read(o, heads * D * 2), memory.read(counter, 4)].concat())
+    device.launch(kernel, grid, [128, 1, 1], 256 * 2 * d as u32, &params.0).ok()?;
+    Some([memory.read(o, heads * d * 2), memory.read(counter, 4)].concat())
 }
 
-fn vision(device: &Device, kernel: &Arc<Kernel>, rows: usize) -> Outcome {
+fn vision(device: &Device, kernel: &Arc<Kernel>, d: usize, rows: usize) -> Outcome {
     let memory = Memory(device);
-    let qkv = memory.elements(&mut Rng::new("vision mutants"), rows * 3 * D);
+    let qkv = memory.elements(&mut Rng::new("vision mutants"), rows * 3 * d);
     let work: Vec<i32> =
         (0..rows.div_ceil(64)).flat_map(|tile| [0, tile as i32, rows as i32, 0]).collect();
-    let o = memory.bytes(&vec![0; rows * D * size_of::<bf16>()]);
+    let o = memory.bytes(&vec![0; rows * d * size_of::<bf16>()]);
     let cu_rows = memory.bytes(as_bytes(&[0, rows as i32]));
     let params = Params::default()
         .words(&[qkv, cu_rows, memory.bytes(as_bytes(&work)), o])
-        .ints(&[3 * D as i32, D as i32, 1])
-        .scale();
+        .ints(&[3 * d as i32, d as i32, 1])
+        .scale(d);
     let grid = [rows.div_ceil(64) as u32, 1, 1];
-    device.launch(kernel, grid, [128, 1, 1], 320 * 2 * D as u32, &params.0).ok()?;
-    Some(memory.read(o, rows * D * 2))
+    device.launch(kernel, grid, [128, 1, 1], 320 * 2 * d as u32, &params.0).ok()?;
+    Some(memory.read(o, rows * d * 2))
+}
+
+/// (entry point, head width) of `kernels/STEM.cu`, widths ascending.
+fn entries(stem: &str) -> Vec<(&'static str, usize)> {
+    let (_, _, entries) = images().find(|(name, ..)| *name == stem).expect("an embedded image");
+    let width = |entry: &str| entry.rsplit_once("_d").and_then(|(_, d)| d.parse().ok());
+    let mut all: Vec<_> =
+        entries.iter().map(|entry| (*entry, width(entry).expect("a head width"))).collect();
+    all.sort_by_key(|(_, d)| *d);
+    all
 }
 
 #[test]
 fn every_barrier_and_wait_of_attn_prefill_is_needed() {
-    let one = |device: &Device, kernel: &Arc<Kernel>| prefill(device, kernel, 5, 5);
-    let many = |device: &Device, kernel: &Arc<Kernel>| prefill(device, kernel, 70, 330);
-    let found = mutants::check("attn_prefill", "attn_prefill_bf16_d64", &[&one, &many]);
-    assert_eq!(found, 4, "synchronisations");
+    let found = entries("attn_prefill").into_iter().map(|(entry, d)| {
+        let one = |device: &Device, kernel: &Arc<Kernel>| prefill(device, kernel, d, 5, 5);
+        let many = |device: &Device, kernel: &Arc<Kernel>| prefill(device, kernel, d, 70, 330);
+        (d, mutants::check("attn_prefill", entry, &[&one, &many]))
+    });
+    let found: Vec<_> = found.collect();
+    assert_eq!(found, [(32, 4), (64, 4), (128, 4)], "head widths and synchronisations");
 }
 
 #[test]
 fn every_barrier_and_wait_of_attn_vision_is_needed() {
-    let one = |device: &Device, kernel: &Arc<Kernel>| vision(device, kernel, 5);
-    let many = |device: &Device, kernel: &Arc<Kernel>| vision(device, kernel, 200);
-    let found = mutants::check("attn_vision", "attn_vision_bf16_d64", &[&one, &many]);
-    assert_eq!(found, 5, "synchronisations");
+    let found = entries("attn_vision").into_iter().map(|(entry, d)| {
+        let one = |device: &Device, kernel: &Arc<Kernel>| vision(device, kernel, d, 5);
+        let many = |device: &Device, kernel: &Arc<Kernel>| vision(device, kernel, d, 200);
+        (d, mutants::check("attn_vision", entry, &[&one, &many]))
+    });
+    let found: Vec<_> = found.collect();
+    assert_eq!(found, [(32, 5), (64, 5), (80, 5)], "head widths and synchronisations");
 }
 
 #[test]
 fn every_barrier_and_wait_of_attn_decode_but_one_is_missed() {
-    let one = |device: &Device, kernel: &Arc<Kernel>| decode(device, kernel, 5);
-    let many = |device: &Device, kernel: &Arc<Kernel>| decode(device, kernel, 600);
-    let (found, unnoticed) = mutants::mutate("attn_decode", "attn_decode_bf16_d64", &[&one, &many]);
-    assert_eq!(found, 6, "synchronisations");
-    // The barrier between a block's parts and its count orders them for blocks that run at the
-    // same time; this device runs a grid's blocks one after another.
-    assert_eq!(unnoticed.len(), 1, "{unnoticed:?}");
-    assert!(unnoticed[0].contains("bar.sync"), "{unnoticed:?}");
+    let found = entries("attn_decode").into_iter().map(|(entry, d)| {
+        let one = |device: &Device, kernel: &Arc<Kernel>| decode(device, kernel, d, 5);
+        let many = |device: &Device, kernel: &Arc<Kernel>| decode(device, kernel, d, 600);
+        let (found, unnoticed) = mutants::mutate("attn_decode", entry, &[&one, &many]);
+        // The barrier between a block's parts and its count orders them for blocks that run at the
+        // same time; this device runs a grid's blocks one after another.
+        assert_eq!(unnoticed.len(), 1, "{entry}: {unnoticed:?}");
+        let count = unnoticed[0].ends_with("bar.sync 0; after membar.gl;");
+        assert!(count, "{entry}: {unnoticed:?}");
+        (d, found)
+    });
+    let found: Vec<_> = found.collect();
+    assert_eq!(found, [(32, 6), (64, 6), (128, 6)], "head widths and synchronisations");
 }

@@ -38,22 +38,23 @@ pub fn check(stem: &str, entry: &str, runs: &[Run<'_>]) -> usize {
     found
 }
 
-/// As [`check`], but returns the number of mutants and those that no run notices, as `line: PTX`.
+/// As [`check`], but returns the number of mutants and those that no run notices: the line of
+/// each, its PTX and the instruction before it.
 pub fn mutate(stem: &str, entry: &str, runs: &[Run<'_>]) -> (usize, Vec<String>) {
     let ptx = ptx(stem);
     let lines: Vec<&str> = ptx.lines().collect();
-    let outcomes = |text: &str| -> Vec<Outcome> {
-        let mut all = vec![];
-        for settings in orders() {
-            for run in runs {
-                let device = Device::new(64 << 20, settings).expect("memory");
-                let module = device.load_ptx(text).expect("PTX that parses");
-                all.push(run(&device, &module.kernel(entry).expect("PTX that lowers")));
-            }
-        }
-        all
+    let settings = orders();
+    let shapes = settings.iter().flat_map(|settings| runs.iter().map(move |run| (*settings, run)));
+    // One launch after another, as far as they are asked for: the first differs for most mutants.
+    let outcomes = |text: &str| {
+        let text = text.to_owned();
+        shapes.clone().map(move |(settings, run)| {
+            let device = Device::new(64 << 20, settings).expect("memory");
+            let module = device.load_ptx(&text).expect("PTX that parses");
+            run(&device, &module.kernel(entry).expect("PTX that lowers"))
+        })
     };
-    let whole = outcomes(&ptx);
+    let whole: Vec<Outcome> = outcomes(&ptx).collect();
     assert!(whole.iter().all(Option::is_some), "{entry} faults as it is");
     let (ascending, descending) = whole.split_at(runs.len());
     assert!(ascending == descending, "{entry} depends on the order of warps");
@@ -61,9 +62,15 @@ pub fn mutate(stem: &str, entry: &str, runs: &[Run<'_>]) -> (usize, Vec<String>)
     let places = synchronisations(&lines, entry);
     let unnoticed = places.iter().filter(|&&place| {
         let kept = lines.iter().enumerate().filter(|(i, _)| *i != place).map(|(_, line)| *line);
-        outcomes(&kept.collect::<Vec<_>>().join("\n")) == whole
+        outcomes(&kept.collect::<Vec<_>>().join("\n")).eq(whole.iter().cloned())
     });
-    let name = |&place: &usize| format!("line {}: {}", place + 1, lines[place].trim());
+    let is_instruction =
+        |line: &&str| line.starts_with(|first: char| first.is_ascii_lowercase() || first == '@');
+    let name = |&place: &usize| {
+        let before = lines[..place].iter().rev().map(|line| line.trim()).find(is_instruction);
+        let before = before.expect("an instruction before it");
+        format!("line {}: {} after {before}", place + 1, lines[place].trim())
+    };
     (places.len(), unnoticed.map(name).collect())
 }
 

@@ -1,5 +1,5 @@
-//! Error bounds of kernels.md 14.3: what an f32 evaluation with the reference's rounding points may
-//! differ from an f64 one.
+//! Tolerances of docs/numerics.md: how far an f32 evaluation with the reference's rounding points
+//! may be from an f64 one.
 
 use half::bf16;
 use qwen2vl::reference::attn::Attended;
