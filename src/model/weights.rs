@@ -5,7 +5,7 @@
 //! reads, padded) and handed to whoever keeps it: a device in [`Weights::load`], a test in its own
 //! way through [`prepare`].
 //!
-//! Layout (kernels.md 3.8): `[N, K]` row-major, K contiguous; every N and K is padded with zeros
+//! Layout: `[N, K]` row-major, K contiguous; every N and K is padded with zeros
 //! to a multiple of [`WIDTH_STEP`], which changes no bit of a product. Vectors are `[N]`, padded
 //! likewise.
 

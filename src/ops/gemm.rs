@@ -119,7 +119,7 @@ pub fn choose(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
     choose_gpu(rows, outputs, limits)
 }
 
-/// The table of kernels.md 7.1: the few-row forms read each weight once with no padded rows of mma;
+/// On a GPU the few-row forms read each weight once with no padded rows of mma;
 /// small tiles where a weight has too few outputs to give every multiprocessor a large one.
 fn choose_gpu(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
     let many = outputs >= MANY_OUTPUTS;

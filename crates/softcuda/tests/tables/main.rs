@@ -1,4 +1,4 @@
-//! Instruction tables (softcuda.md 10.1 to 10.3): every instruction against an independent model.
+//! Instruction tables: every instruction against an independent model.
 #![expect(clippy::panic, reason = "helpers of tests fail by panicking")]
 #![expect(clippy::type_complexity, reason = "rows of tables pair a name with a function")]
 #![expect(unreachable_pub, reason = "modules of one test program")]

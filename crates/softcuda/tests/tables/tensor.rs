@@ -17,7 +17,7 @@ enum Element {
     Int { signed: bool },
 }
 
-/// A shape of `mma`, with the maps of the fragments (softcuda.md 3.7).
+/// A shape of `mma`, with the maps of the fragments.
 #[derive(Clone, Copy)]
 struct Shape {
     text: &'static str,
@@ -303,7 +303,7 @@ fn small_integers_are_exact() {
     }
 }
 
-/// One element of D by the definition of softcuda.md 3.7.
+/// One element of D by the definition of the README.
 fn defined(s: &Shape, a: &[u64], b: &[u64], c: u64) -> u64 {
     let f32_chain = |format: Format, start: u64| {
         let wide = |x: u64| exact::convert(format, F32, Mode::Rn, x);
