@@ -100,11 +100,6 @@ impl Batch {
         self.ids.len()
     }
 
-    /// B: sequences.
-    pub(crate) fn sequences(&self) -> usize {
-        self.kv_len.len()
-    }
-
     fn push_rows(&mut self, index: usize, chunk: &Chunk<'_>) -> Result<(), EngineError> {
         let first = self.ids.len();
         for (place, (id, source)) in chunk.ids.iter().zip(chunk.source).enumerate() {

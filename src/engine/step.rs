@@ -367,7 +367,7 @@ impl Core {
         let widths = self.model.widths();
         let Workspace { logits, bitmap, counts, status, results, staging, .. } =
             &mut self.workspace;
-        // A status view starts at its buffer, so its length is that of the sequences sampled.
+        // Sampled sequences stand first in a step, and so do their status words.
         Sample {
             logits: logits.view().slice(0..count * widths.logits)?,
             settings: staging.view(settings)?,
@@ -464,7 +464,6 @@ pub(super) fn stage(workspace: &mut Workspace, batch: &Batch) -> Result<DecoderS
     let (prefill, decode) = work_lists(batch);
     Ok(DecoderStep {
         rows: batch.rows(),
-        sequences: batch.sequences(),
         ids: staging.push(&batch.ids)?,
         source: staging.push(&batch.source)?,
         sequence: staging.push(&batch.sequence)?,

@@ -48,8 +48,6 @@ pub struct Decoder {
 pub struct DecoderStep {
     /// T: packed rows.
     pub rows: usize,
-    /// B: sequences.
-    pub sequences: usize,
     /// `[T]`.
     pub ids: Part<i32>,
     /// `[T]`: a row of the image rows, or -1.
