@@ -123,6 +123,17 @@ pub enum PromptError {
          from the template's own: --control-text trusted renders it as the reference does"
     )]
     TemplateChangesText,
+    /// A template that leaves out a text of a message, or inserts it more than once.
+    #[error(
+        "{spot}: the chat template inserts this text {times} times, not once: --control-text \
+         trusted renders it as the reference does"
+    )]
+    TemplateText {
+        /// Where.
+        spot: Spot,
+        /// How often the text is in the prompt.
+        times: usize,
+    },
     /// JSON that is no conversation.
     #[error("the conversation is not valid JSON")]
     Json {
@@ -141,6 +152,30 @@ pub enum PromptError {
     /// A request without messages.
     #[error("the conversation has no messages")]
     Empty,
+    /// A role that neither the reference's conversations nor the template know.
+    #[error(
+        "{spot}: unknown role {role:?}: use system, user, assistant or tool; --control-text trusted \
+         takes any, as the reference does"
+    )]
+    UnknownRole {
+        /// Where.
+        spot: Spot,
+        /// As written, shortened.
+        role: String,
+    },
+    /// A part of no documented type, of which a template would show nothing.
+    #[error(
+        "{spot}: unknown part type {found}{}; known are text, image, image_url and video",
+        nearest(*near)
+    )]
+    UnknownPart {
+        /// Where.
+        spot: Spot,
+        /// Its type as written, shortened.
+        found: String,
+        /// The known type nearest to it.
+        near: Option<&'static str>,
+    },
     /// A key that a media part does not have.
     #[error("{spot}: unknown key {key:?} in a media part{}", nearest(*near))]
     UnknownKey {
@@ -249,10 +284,12 @@ impl PromptError {
             Self::Tokenizer { .. } | Self::Encode { .. } => "tokenizer_invalid",
             Self::UnsupportedTokenizer { .. } | Self::Unsupported { .. } => "unsupported",
             Self::NoPadToken => "tokenizer_invalid",
-            Self::NoTemplate { .. } | Self::Template { .. } | Self::TemplateChangesText => {
-                "template_invalid"
-            }
+            Self::NoTemplate { .. }
+            | Self::Template { .. }
+            | Self::TemplateChangesText
+            | Self::TemplateText { .. } => "template_invalid",
             Self::Json { .. } | Self::UnknownKey { .. } | Self::Value { .. } => "invalid_request",
+            Self::UnknownRole { .. } | Self::UnknownPart { .. } => "invalid_request",
             Self::Message { .. } | Self::Empty => "invalid_request",
             Self::ControlToken { .. } | Self::ControlTokenInField { .. } => "control_token",
             Self::Placeholders { .. } | Self::Grid { .. } => "prompt_invalid",

@@ -13,6 +13,11 @@ const SOURCES: [&str; 5] = ["image", "url", "path", "base64", "image_url"];
 const SETTINGS: [&str; 7] =
     ["type", "text", "detail", "min_pixels", "max_pixels", "resized_height", "resized_width"];
 
+/// Types of parts that the reference documents.
+const TYPES: [&str; 4] = ["text", "image", "image_url", "video"];
+/// Roles of every conversation; a template may know more.
+const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
+
 /// Messages in order, and the folder that their paths are relative to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
@@ -98,6 +103,20 @@ impl Message {
             Content::Parts(parts) => parts,
         }
     }
+
+    /// Refuses what a template would pass over without a word: a role that nobody knows, a part of
+    /// an unknown type. `template` is the template's source, which may name roles of its own.
+    pub(super) fn check_known(&self, spot: Spot, template: &str) -> Result<(), PromptError> {
+        let role = self.role.as_str();
+        let named = |quote: char| template.contains(&format!("{quote}{role}{quote}"));
+        if !ROLES.contains(&role) && !named('\'') && !named('"') {
+            return Err(PromptError::UnknownRole { spot, role: shortened(role) });
+        }
+        for (part, value) in self.parts().iter().enumerate() {
+            value.check_known(Spot { part: Some(part), ..spot })?;
+        }
+        Ok(())
+    }
 }
 
 impl Part {
@@ -149,6 +168,26 @@ impl Part {
         }
     }
 
+    fn check_known(&self, spot: Spot) -> Result<(), PromptError> {
+        let found = self.json.get("type");
+        let known = match found {
+            Some(value) => TYPES.into_iter().any(|name| value == name),
+            None => true,
+        };
+        match found.filter(|_| !known) {
+            Some(value) => {
+                let found = shortened(&value.to_string());
+                let near = near(&found, TYPES);
+                Err(PromptError::UnknownPart { spot, found, near })
+            }
+            None if self.kind() == PartKind::Other => {
+                let problem = "a part needs what its type names: text, an image, a video";
+                Err(PromptError::Message { spot, problem })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The picture of an image part.
     pub(super) fn picture(
         &self,
@@ -159,8 +198,7 @@ impl Part {
         for key in self.json.keys() {
             let known = || SOURCES.into_iter().chain(SETTINGS);
             if !known().any(|name| name == key) {
-                let near = known().min_by_key(|name| distance(name, key));
-                let near = near.filter(|name| distance(name, key) <= key.len().div_ceil(2));
+                let near = near(key, known());
                 return Err(PromptError::UnknownKey { spot, key: key.clone(), near });
             }
         }
@@ -300,9 +338,20 @@ fn object(value: Value) -> Map<String, Value> {
 }
 
 fn wrong(spot: Spot, key: &'static str, value: &Value, expected: &'static str) -> PromptError {
+    PromptError::Value { spot, key, found: shortened(&value.to_string()), expected }
+}
+
+/// The beginning of what a stranger wrote, for a message.
+fn shortened(text: &str) -> String {
     const SHOWN: usize = 60;
-    let found = value.to_string().chars().take(SHOWN).collect();
-    PromptError::Value { spot, key, found, expected }
+    text.chars().take(SHOWN).collect()
+}
+
+/// The name that was meant, if one is near.
+fn near(found: &str, names: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
+    let found = found.trim_matches('"');
+    let nearest = names.into_iter().min_by_key(|name| distance(name, found));
+    nearest.filter(|name| distance(name, found) <= found.len().div_ceil(2))
 }
 
 /// Edit distance, to name the key that was meant.

@@ -212,8 +212,10 @@ impl Processor {
     /// The prompt in pieces by who wrote them; media are not looked at.
     ///
     /// # Errors
-    /// [`PromptError::Template`], [`PromptError::TemplateChangesText`],
-    /// [`PromptError::ControlTokenInField`], [`PromptError::Limit`], [`PromptError::Empty`].
+    /// [`PromptError::Template`], [`PromptError::Limit`], [`PromptError::Empty`]; unless messages are
+    /// trusted also [`PromptError::UnknownRole`], [`PromptError::UnknownPart`],
+    /// [`PromptError::TemplateChangesText`], [`PromptError::TemplateText`],
+    /// [`PromptError::ControlTokenInField`].
     pub fn render(
         &self,
         index: usize,
@@ -226,6 +228,10 @@ impl Processor {
             return Ok(vec![Piece { text, origin: Origin::Template }]);
         }
         self.check_fields(index, conversation)?;
+        for (message, value) in conversation.messages.iter().enumerate() {
+            let spot = Spot { conversation: index, message, part: None };
+            value.check_known(spot, self.template.source())?;
+        }
         self.template.pieces(index, conversation, options.render)
     }
 

@@ -5,7 +5,8 @@
 //! clock, with bounds on steps and output. To tell a user's text from the template's own, the
 //! template is rendered twice: as it is, and with each text replaced by a private marker. Cutting
 //! the second at the markers and putting the texts back must give the first; a template that looks
-//! into a text or changes it fails this and is refused.
+//! into a text or changes it fails this and is refused, and so is one that leaves a text out or
+//! repeats it: what a user wrote stands in the prompt once.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -15,8 +16,10 @@ use serde_json::{Map, Value, json};
 use super::message::{Content, PartKind};
 use super::{Conversation, PromptError, Spot, methods};
 
-/// Steps of the interpreter.
-const FUEL: u64 = 10_000_000;
+/// Most steps of the interpreter; each byte that a template makes costs 1/64 of one.
+const MAX_FUEL: u64 = 10_000_000;
+/// Steps that every template has: 32 MB of strings, were it to make nothing else.
+const BASE_FUEL: u64 = 500_000;
 /// Bytes of a rendered prompt.
 const MAX_OUTPUT: usize = 64 << 20;
 
@@ -77,7 +80,6 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(failed)?);
-        environment.set_fuel(Some(FUEL));
         // Prompts are no HTML, whatever the template is called.
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_function("raise_exception", raise_exception);
@@ -96,7 +98,13 @@ impl ChatTemplate {
         conversation: &Conversation,
         options: RenderOptions,
     ) -> Result<String, PromptError> {
-        self.run(messages(conversation, &mut |_, text| text.to_owned()), options)
+        let plain = messages(conversation, &mut |_, text| text.to_owned());
+        self.run(plain, options, fuel(conversation))
+    }
+
+    /// What the checkpoint holds.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The prompt in pieces by who wrote them.
@@ -117,33 +125,40 @@ impl ChatTemplate {
         let document = Value::Array(plain);
         let mark = mark(&[&self.source, &document.to_string(), &json!(self.specials).to_string()]);
         let Value::Array(plain) = document else { return Err(PromptError::TemplateChangesText) };
-        let expected = self.run(plain, options)?;
+        let fuel = fuel(conversation);
+        let expected = self.run(plain, options, fuel)?;
         let mut count = 0_usize;
         let marked = messages(conversation, &mut |_, text| {
             count += 1;
             // An empty text stays one: a template may ask whether there is any.
             if text.is_empty() { String::new() } else { format!("{mark}{}{mark}", count - 1) }
         });
-        let pieces = cut(&self.run(marked, options)?, mark, &texts);
-        let joined = pieces.as_ref().is_some_and(|pieces| {
-            let mut rest = expected.as_str();
-            pieces.iter().all(|piece| match rest.strip_prefix(piece.text.as_str()) {
-                Some(after) => {
-                    rest = after;
-                    true
-                }
-                None => false,
-            }) && rest.is_empty()
-        });
-        pieces.filter(|_| joined).ok_or(PromptError::TemplateChangesText)
+        let pieces = cut(&self.run(marked, options, fuel)?, mark, &texts);
+        let pieces = pieces.filter(|pieces| is_joined(pieces, &expected));
+        let pieces = pieces.ok_or(PromptError::TemplateChangesText)?;
+        for (spot, _) in texts.iter().filter(|(_, text)| !text.is_empty()) {
+            let from_there = |piece: &&Piece| piece.origin == Origin::Message(*spot);
+            let times = pieces.iter().filter(from_there).count();
+            if times != 1 {
+                return Err(PromptError::TemplateText { spot: *spot, times });
+            }
+        }
+        Ok(pieces)
     }
 
-    fn run(&self, messages: Vec<Value>, options: RenderOptions) -> Result<String, PromptError> {
+    fn run(
+        &self,
+        messages: Vec<Value>,
+        options: RenderOptions,
+        fuel: u64,
+    ) -> Result<String, PromptError> {
         let mut context = self.specials.clone();
         context.insert("messages".into(), Value::Array(messages));
         context.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
         context.insert("add_vision_id".into(), options.add_vision_id.into());
-        let template = self.environment.get_template("chat_template");
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel));
+        let template = environment.get_template("chat_template");
         let text = template
             .and_then(|template| template.render(Template::from(Serde(context))))
             .map_err(|source| PromptError::Template { source })?;
@@ -186,6 +201,32 @@ fn messages(conversation: &Conversation, text: &mut dyn FnMut(Spot, &str) -> Str
         list.push(Value::Object(map));
     }
     list
+}
+
+/// Steps for a conversation: some copies of its texts and some hundred operations for each part, so
+/// that a template cannot take memory out of proportion to what it is given.
+fn fuel(conversation: &Conversation) -> u64 {
+    let (mut bytes, mut parts) = (0_usize, 0_usize);
+    for message in &conversation.messages {
+        parts += 1 + message.parts().len();
+        bytes += message.role.len() + json!(message.extra).to_string().len();
+        bytes += match &message.content {
+            Content::Text(text) => text.len(),
+            Content::Parts(parts) => {
+                let text = |part: &super::Part| part.json.get("text")?.as_str().map(str::len);
+                parts.iter().filter_map(text).sum()
+            }
+        };
+    }
+    let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+    let more = wide(bytes / 4).saturating_add(wide(parts).saturating_mul(1_000));
+    BASE_FUEL.saturating_add(more).min(MAX_FUEL)
+}
+
+/// Whether the pieces are `text`.
+fn is_joined(pieces: &[Piece], text: &str) -> bool {
+    let rest = pieces.iter().try_fold(text, |rest, piece| rest.strip_prefix(piece.text.as_str()));
+    rest == Some("")
 }
 
 /// A character for private use that occurs nowhere.
@@ -271,10 +312,32 @@ mod tests {
         }
     }
 
+    /// (template, part, how often its text is in the prompt)
+    const COUNTED: &[(&str, usize, usize)] = &[
+        ("{{ messages[0].content[1].text }}", 0, 0),
+        ("{{ messages[0].content[0].text }}{{ messages[0].content[1].text * 2 }}", 1, 2),
+        ("{{ messages[0].role }}", 0, 0),
+    ];
+
     #[test]
-    fn a_text_may_be_left_out_or_repeated() {
-        let got = pieces("{{ messages[0].content[1].text * 2 }}", &["a", "b"]).unwrap();
-        assert_eq!(got.iter().map(|piece| piece.text.as_str()).collect::<Vec<_>>(), ["b", "b"]);
+    fn a_text_that_is_left_out_or_repeated_is_refused() {
+        for (source, part, count) in COUNTED {
+            let error = pieces(source, &["a", "b"]).unwrap_err();
+            let PromptError::TemplateText { spot, times } = error else { panic!("{error}") };
+            assert_eq!((spot.part, times), (Some(*part), *count), "{source}");
+            assert_eq!(error.code(), "template_invalid");
+        }
+        let empty = pieces("{{ messages[0].content[1].text }}", &["", "b"]).unwrap();
+        assert_eq!(empty.len(), 1, "an empty text is nowhere");
+    }
+
+    #[test]
+    fn a_template_may_be_long_where_the_conversation_is() {
+        let texts = ["some words ".repeat(200_000)];
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert_eq!(pieces(CHAT, &texts).unwrap().len(), 3);
+        let parts = vec!["x"; 20_000];
+        assert_eq!(pieces(CHAT, &parts).unwrap().len(), 20_002);
     }
 
     /// (template, what the chain of messages names)

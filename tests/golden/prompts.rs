@@ -69,6 +69,16 @@ fn prompts_and_ids_are_the_references() {
         let (text, ids) = rendered(&processor, conversation, case, ControlText::Trusted);
         assert_eq!(json!(text), case["text"], "{name}");
         assert_eq!(json!(ids.iter().map(|id| id.0).collect::<Vec<_>>()), case["ids"], "{name}");
+        ran += 1;
+        if name == "unknown-type" {
+            // The reference passes over it; by default it is refused.
+            let text = conversation.to_string();
+            let conversations = Conversations::from_json(text.as_bytes(), Path::new("")).unwrap();
+            let options = ProcessOptions::default();
+            let error = processor.render(0, &conversations.list[0], options).unwrap_err();
+            assert_eq!(error.code(), "invalid_request", "{error}");
+            continue;
+        }
         let (literal_text, literal) =
             rendered(&processor, conversation, case, ControlText::Literal);
         assert_eq!(literal_text, text, "{name}: the text does not depend on the policy");
@@ -79,7 +89,6 @@ fn prompts_and_ids_are_the_references() {
         } else {
             with_control += 1;
         }
-        ran += 1;
     }
     println!("prompts: {ran} cases run, {with_control} with control tokens in their texts");
     assert_eq!(ran, 136);

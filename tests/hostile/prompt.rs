@@ -49,6 +49,31 @@ const CONVERSATIONS: &[(&str, &[&str], u8, &str)] = &[
         INPUT,
         "message 0: x contains the control token <|im_start|>",
     ),
+    (
+        r#"[{"role": "user", "content": "a"}, {"role": "asistant", "content": "a"}]"#,
+        &[],
+        USAGE,
+        "message 1: unknown role \"asistant\"",
+    ),
+    (
+        r#"[{"role": "user", "content": [{"type": "audio", "audio": "x.wav"}]}]"#,
+        &[],
+        USAGE,
+        "message 0, part 0: unknown part type \"audio\"",
+    ),
+    (
+        r#"[{"role": "user", "content": [{"type": "txt", "text": "x"}]}]"#,
+        &[],
+        USAGE,
+        "did you mean \"text\"?",
+    ),
+    (
+        r#"[{"role": "user", "content": [{"type": "text", "txt": "x"}]}]"#,
+        &[],
+        USAGE,
+        "message 0, part 0: a part needs what its type names",
+    ),
+    (r#"[{"role": "user", "content": [{}]}]"#, &[], USAGE, "message 0, part 0: a part needs"),
 ];
 
 #[test]
@@ -140,6 +165,12 @@ const FILES: &[(&str, Option<&str>, u8, &str)] = &[
     ),
     (
         "chat_template.jinja",
+        Some("{{ messages[0].role }}"),
+        CHECKPOINT,
+        "message 0: the chat template inserts this text 0 times, not once",
+    ),
+    (
+        "chat_template.jinja",
         Some(
             "{% set x = namespace(s='ab') %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}",
         ),
@@ -169,6 +200,61 @@ fn a_broken_file_of_a_checkpoint_is_named() {
         let done = program::run(&["render", "--messages", &path], model.path());
         done.assert_status(*status);
         assert!(done.said().contains(reason), "{name} {content:?}: {}", done.said());
+    }
+}
+
+#[test]
+fn what_the_reference_passes_over_is_passed_where_messages_are_trusted() {
+    let model = good();
+    let file = model.path().join("m.json");
+    let messages = r#"[{"role": "x", "content": [{"type": "audio"}, {"text": "a"}]}]"#;
+    fs::write(&file, messages).unwrap();
+    let path = file.display().to_string();
+    let arguments = ["render", "--messages", &path, "--control-text", "trusted"];
+    let done = program::run(&arguments, model.path());
+    done.assert_status(0);
+    assert!(done.said().contains("<|im_start|>x\na<|im_end|>"), "{}", done.said());
+    // A role that the template names is known.
+    fs::write(model.path().join("chat_template.jinja"), CHAT).unwrap();
+    fs::write(&file, r#"[{"role": "developer", "content": "a"}]"#).unwrap();
+    let done = program::run(&["render", "--messages", &path], model.path());
+    done.assert_status(0);
+    assert!(done.said().contains("D:a"), "{}", done.said());
+}
+
+const CHAT: &str = "{% for m in messages %}{% if m.role == 'developer' %}D:{% endif %}\
+    {{ m.content }}{% endfor %}";
+
+/// Each takes all the memory that its steps buy.
+const GREEDY: &[&str] = &[
+    "{% set x = namespace(s='ab') %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}\
+     {{ x.s }}",
+    "{% set x = namespace(l=[0]) %}{% for i in range(60) %}{% set x.l = (x.l + x.l) | list %}\
+     {% endfor %}{{ x.l | length }}",
+    "{{ ('ab' * 49000000) | length }}",
+    "{% for i in range(99999) %}{% set a = 'x' * 9999 %}{{ a }}{% endfor %}",
+    "{% set x = namespace(s='') %}{% for i in range(99999) %}{% set x.s = x.s ~ 'abcdefgh' %}\
+     {% endfor %}{{ x.s }}",
+];
+
+#[test]
+fn a_hostile_template_takes_no_memory() {
+    let model = good();
+    let file = model.path().join("m.json");
+    fs::write(&file, r#"[{"role": "user", "content": "hello"}]"#).unwrap();
+    for source in GREEDY {
+        fs::write(model.path().join("chat_template.jinja"), source).unwrap();
+        // 192 MiB of addresses for everything, the program and its libraries included.
+        let command = format!(
+            "ulimit -v 196608; exec {} render {} --messages {}",
+            env!("CARGO_BIN_EXE_qwen2vl"),
+            model.path().display(),
+            file.display()
+        );
+        let done = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(CHECKPOINT.into()), "{source}: {said}");
+        assert!(said.contains("the chat template fails"), "{source}: {said}");
     }
 }
 
