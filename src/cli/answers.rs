@@ -5,8 +5,9 @@ use std::{path::Path, time::Duration};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CliError, DeviceArgs, Output, error, prompts::PictureArgs};
-use crate::engine::{Clock, Completion, Engine, EngineError, MediaUse, Sampling};
+use super::prompts::{PictureArgs, medium};
+use super::{CliError, DeviceArgs, Output, error};
+use crate::engine::{Clock, Completion, Engine, EngineError, Sampling};
 
 /// How answers are made.
 #[derive(Debug, Args)]
@@ -140,18 +141,6 @@ pub(crate) fn answer(
             "decode": milliseconds(timings.decode),
         },
         "device": engine.device(),
-    })
-}
-
-fn medium(index: usize, item: &MediaUse) -> Value {
-    json!({
-        "index": index,
-        "kind": "image",
-        "source": item.source,
-        "decoded": [item.decoded.width, item.decoded.height],
-        "resized": [item.resized.width, item.resized.height],
-        "grid_thw": [item.grid.t, item.grid.h, item.grid.w],
-        "tokens": item.tokens.0,
     })
 }
 

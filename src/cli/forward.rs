@@ -156,7 +156,11 @@ fn floats(file: &Path, name: &str, tensor: &TensorView<'_>) -> Result<Vec<f32>, 
         return Err(wrong(file, &format!("{name} is {found:?}, but must be F32")));
     }
     let words = tensor.data().as_chunks::<4>().0;
-    Ok(words.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    let values: Vec<f32> = words.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(wrong(file, &format!("{name} holds {} at value {at}", values[at]))),
+        None => Ok(values),
+    }
 }
 
 fn grids(file: &Path, name: &str, tensor: &TensorView<'_>) -> Result<Vec<GridThw>, CliError> {

@@ -21,6 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use error::CliError;
 pub(crate) use output::Output;
+pub use output::Stdout;
 
 use crate::{device::DeviceChoice, settings};
 
@@ -107,12 +108,12 @@ pub(crate) struct ModelArgs {
 }
 
 /// Runs the program with the process's arguments.
-pub fn main() -> ExitCode {
+pub fn main(stdout: Stdout) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return output::usage(&error),
+        Err(error) => return output::usage(&error, stdout),
     };
-    let mut out = Output::new(&cli.common);
+    let mut out = Output::new(&cli.common, stdout);
     let done = match cli.command {
         Command::Run(arguments) => run::run(&arguments, &mut out),
         Command::Generate(arguments) => generate::run(&arguments, &mut out),

@@ -22,10 +22,24 @@ pub(crate) struct Output {
     filter: bool,
     /// Standard output was closed by its reader: not an error, the rest goes nowhere.
     closed: bool,
+    /// There is no standard output.
+    missing: bool,
+}
+
+/// Whether the process was given a standard output.
+///
+/// Rust's start-up opens `/dev/null` in the place of a closed one, so whoever wants to know looks
+/// before it: see `src/main.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdout {
+    /// Open, or nobody looked.
+    Given,
+    /// Closed: results would be lost without a word.
+    Closed,
 }
 
 impl Output {
-    pub(super) fn new(common: &Common) -> Self {
+    pub(super) fn new(common: &Common, stdout: Stdout) -> Self {
         let terminal = io::stderr().is_terminal();
         let color = match common.color {
             When::Always => true,
@@ -42,7 +56,8 @@ impl Output {
             When::Auto => terminal && !common.quiet,
         };
         let filter = io::stdout().is_terminal();
-        Self { json: common.json, quiet: common.quiet, color, progress, filter, closed: false }
+        let (json, quiet, missing) = (common.json, common.quiet, stdout == Stdout::Closed);
+        Self { json, quiet, color, progress, filter, closed: false, missing }
     }
 
     /// Whether the result is to be one JSON document.
@@ -125,6 +140,10 @@ impl Output {
         if self.closed {
             return Ok(());
         }
+        if self.missing {
+            let what = "standard output is closed: there is nowhere to write the result";
+            return Err(CliError::new("io", exit::INPUT, what));
+        }
         let done = io::stdout().write_all(text.as_bytes());
         self.unless_closed(done)
     }
@@ -151,9 +170,12 @@ impl Output {
 }
 
 /// Prints clap's help, version or refusal.
-pub(super) fn usage(error: &clap::Error) -> ExitCode {
+pub(super) fn usage(error: &clap::Error, stdout: Stdout) -> ExitCode {
     // If the stream is gone there is nobody to tell.
     drop(error.print());
+    if !error.use_stderr() && stdout == Stdout::Closed {
+        return ExitCode::from(exit::INPUT);
+    }
     ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::DONE })
 }
 

@@ -52,12 +52,11 @@ pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliEr
     if out.is_json() {
         let shapes: serde_json::Map<String, serde_json::Value> =
             tensors.iter().map(|tensor| (tensor.name.into(), json!(tensor.shape))).collect();
-        let media = images.iter().enumerate().map(|(i, image)| prompts::medium(i, image));
         out.document(&json!({
             "schema": "qwen2vl.process/1",
             "output": arguments.output.display().to_string(),
             "tensors": shapes,
-            "media": media.collect::<Vec<_>>(),
+            "media": prompts::media(images),
         }))?;
     } else {
         for tensor in &tensors {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::error::status;
 use super::{CliError, Output};
-use crate::engine::EngineBuilder;
+use crate::engine::{EngineBuilder, MediaUse};
 use crate::media::{MediaError, Resizer};
 use crate::prompt::{
     ControlText, Conversations, ImageInput, ProcessOptions, Processor, PromptError, RenderOptions,
@@ -135,16 +135,22 @@ pub(crate) fn warn_escaped(escaped: usize, out: &mut Output) {
 }
 
 /// One medium as results report it.
-pub(crate) fn medium(index: usize, image: &ImageInput) -> Value {
+pub(crate) fn medium(index: usize, item: &MediaUse) -> Value {
     json!({
         "index": index,
         "kind": "image",
-        "source": image.source,
-        "decoded": [image.decoded.width, image.decoded.height],
-        "resized": [image.resized.width, image.resized.height],
-        "grid_thw": [image.grid.t, image.grid.h, image.grid.w],
-        "tokens": image.tokens.0,
+        "source": item.source,
+        "decoded": [item.decoded.width, item.decoded.height],
+        "resized": [item.resized.width, item.resized.height],
+        "grid_thw": [item.grid.t, item.grid.h, item.grid.w],
+        "tokens": item.tokens.0,
     })
+}
+
+/// The media of a prompt as results report them.
+pub(crate) fn media<'a>(images: impl IntoIterator<Item = &'a ImageInput>) -> Value {
+    let medium = |(index, image)| medium(index, &MediaUse::from(image));
+    Value::Array(images.into_iter().enumerate().map(medium).collect())
 }
 
 impl From<PromptError> for CliError {

@@ -57,11 +57,9 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
         let visual: usize = counted.images.iter().map(|image| image.tokens.0).sum();
         let fit = arguments.fit.map(|tokens| fit(&processor, &counted, tokens)).transpose()?;
         if out.is_json() {
-            let media =
-                counted.images.iter().enumerate().map(|(i, image)| prompts::medium(i, image));
             documents.push(json!({
                 "prompt_tokens": total, "text_tokens": total - visual, "image_tokens": visual,
-                "media": media.collect::<Vec<_>>(), "fitting_max_pixels": fit,
+                "media": prompts::media(&counted.images), "fitting_max_pixels": fit,
             }));
         } else {
             table(&counted, total - visual, out)?;

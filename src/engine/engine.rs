@@ -318,14 +318,7 @@ fn byte_values(processor: &Processor) -> Result<[[f32; 256]; 3], EngineError> {
 }
 
 fn usage(processed: &Processed) -> Usage {
-    let media = processed.images.iter().map(|image| MediaUse {
-        source: image.source.clone(),
-        decoded: image.decoded,
-        resized: image.resized,
-        grid: image.grid,
-        tokens: image.tokens,
-    });
-    let media: Vec<MediaUse> = media.collect();
+    let media: Vec<MediaUse> = processed.images.iter().map(MediaUse::from).collect();
     Usage {
         prompt_tokens: processed.input_ids.len(),
         image_tokens: media.iter().map(|item| item.tokens.0).sum(),

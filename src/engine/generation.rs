@@ -9,7 +9,7 @@ use std::{
 use super::{EngineError, FinishReason, Timings, engine::Shared, step::Outcome, timing};
 use crate::{
     media::Size,
-    prompt::Detokenizer,
+    prompt::{Detokenizer, ImageInput},
     units::{GridThw, SequenceId, TokenId, Tokens},
 };
 
@@ -62,6 +62,13 @@ pub struct MediaUse {
     pub grid: GridThw,
     /// Visual tokens.
     pub tokens: Tokens,
+}
+
+impl From<&ImageInput> for MediaUse {
+    fn from(image: &ImageInput) -> Self {
+        let ImageInput { decoded, resized, grid, tokens, .. } = *image;
+        Self { source: image.source.clone(), decoded, resized, grid, tokens }
+    }
 }
 
 /// A whole answer.

@@ -223,3 +223,19 @@ fn a_request_without_a_prompt_is_a_usage_error() {
     let said = String::from_utf8(done.stderr).unwrap();
     assert!(said.contains("give --messages FILE, or --image FILE and a prompt"), "{said}");
 }
+
+#[test]
+fn a_closed_standard_output_is_an_error() {
+    let model = demo().join("model").display().to_string();
+    for arguments in ["tokens MODEL hello", "--help", "tokens MODEL hello --json"] {
+        let arguments = arguments.replace("MODEL", &model);
+        let command = format!("exec {} {arguments} >&-", env!("CARGO_BIN_EXE_qwen2vl"));
+        let done = Command::new("sh").args(["-c", &command]).output().unwrap();
+        assert_eq!(done.status.code(), Some(3), "{arguments}");
+        let quiet = arguments == "--help";
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert!(quiet || said.contains("error[io]: standard output is closed"), "{said}");
+    }
+    let command = format!("{} tokens {model} hello >/dev/null", env!("CARGO_BIN_EXE_qwen2vl"));
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+}
