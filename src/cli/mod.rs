@@ -5,6 +5,7 @@ mod answers;
 mod doctor;
 mod error;
 mod forward;
+mod frames;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -53,6 +54,8 @@ enum Command {
     Render(render::RenderArgs),
     /// Count the tokens of a prompt, part by part, without weights
     Tokens(tokens::TokensArgs),
+    /// Say which frames of a video are taken
+    Frames(frames::FramesArgs),
 }
 
 /// Flags that every command takes.
@@ -123,6 +126,7 @@ pub fn main(stdout: Stdout) -> ExitCode {
         Command::Process(arguments) => process::run(&arguments, &mut out),
         Command::Render(arguments) => render::run(&arguments, &mut out),
         Command::Tokens(arguments) => tokens::run(&arguments, &mut out),
+        Command::Frames(arguments) => frames::run(&arguments, &mut out),
     };
     match done.and_then(|code| out.flush().map(|()| code)) {
         Ok(code) => ExitCode::from(code),

@@ -1,4 +1,5 @@
-//! Pictures: encoded bytes to resized frames and patch rows (docs/spec.md, section 3).
+//! Pictures and videos: encoded bytes to resized frames and patch rows (docs/spec.md, sections 3 and
+//! 4).
 //!
 //! The path of one picture is [`Source`] (path, bytes, `data:` URL) to [`decode()`] (RGB8, turned as
 //! its EXIF says) to [`smart_resize()`] (the size that the pixel budget allows) to [`Filter`]'s
@@ -15,6 +16,7 @@ mod patches;
 mod preprocessor;
 mod resize;
 mod resize_pillow;
+mod sampling;
 mod smart_resize;
 mod source;
 
@@ -26,6 +28,7 @@ pub use normalize::Normalization;
 pub use patches::{Frames, PATCH_ROW_PITCH, patch_rows};
 pub use preprocessor::{Prepared, Preprocessor, Resizer};
 pub use resize::Filter;
+pub use sampling::FrameSampling;
 pub use smart_resize::{PixelBudget, smart_resize};
 pub use source::Source;
 
@@ -201,6 +204,39 @@ pub enum MediaError {
         /// Size of frame 0.
         expected: Size,
     },
+    /// A rate and a number of frames together.
+    #[error("num_frames and fps are mutually exclusive: give one of them")]
+    SamplingChoice,
+    /// A sampling setting with a value outside of its domain.
+    #[error("{key} is {found}, expected {expected}")]
+    Sampling {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Sampling by time of a source whose frame rate is unknown.
+    #[error("frames are asked for by time, but the source has no frame rate: use num_frames")]
+    NoRate,
+    /// More frames than the source has.
+    #[error(
+        "video cannot be sampled: num_frames {wanted} is above its {total} frames; decrease \
+         num_frames or fps"
+    )]
+    TooManyFrames {
+        /// After rounding to the temporal patch.
+        wanted: usize,
+        /// Frames of the source.
+        total: usize,
+    },
+    /// A sampling that leaves nothing.
+    #[error("no frame of the {total} is left after sampling")]
+    NoFrames {
+        /// Frames of the source.
+        total: usize,
+    },
     /// A filter that the chosen resizer lacks.
     #[error("the torchvision resizer has no filter {filter}: use --resize pillow")]
     Filter {
@@ -245,6 +281,8 @@ impl MediaError {
             Self::NetworkDisabled { .. } | Self::Budget { .. } | Self::Filter { .. } => {
                 "invalid_request"
             }
+            Self::SamplingChoice | Self::Sampling { .. } | Self::NoRate => "invalid_request",
+            Self::TooManyFrames { .. } | Self::NoFrames { .. } => "invalid_request",
             Self::Limit { .. } => "limit_exceeded",
             Self::UnsupportedFormat { .. } | Self::UnsupportedConfig { .. } => "unsupported",
             Self::ConfigJson { .. } | Self::Config { .. } => "checkpoint_invalid",

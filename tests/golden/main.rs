@@ -5,6 +5,7 @@
 mod support;
 
 mod forward;
+mod frames;
 mod generate;
 mod listed;
 mod pixels;
