@@ -126,8 +126,8 @@ fn product<'a>(
     y: &'a mut Buffer<bf16>,
     [rows, outputs, inputs]: [usize; 3],
 ) -> Gemm<'a> {
-    let (x, weight, y) = (x.view(), weight.view(), Output::Store(y.view_mut()));
-    Gemm { x, weight, bias: None, y, rows, outputs, inputs }
+    let (x, weight, y) = (x.view(), weight.view(), Output::Store(y.view_mut().into()));
+    Gemm { x: x.into(), weight: weight.into(), bias: None, y, rows, outputs, inputs }
 }
 
 /// Each tile of `gemm` and each form of `gemv` at one shape, to hold `gemm::choose` against.
@@ -138,7 +138,7 @@ fn variants(bench: &mut Bench) {
         let weights = bench.rotated(outputs * inputs);
         for variant in variants {
             let rows = if variant.any_rows { rows } else { variant.rows };
-            let id = format!("gemm/2b/{op}/M{rows}/{}", variant.kernel);
+            let id = format!("gemm/2b/{op}/M{rows}/{}", variant.name());
             linear(bench, &id, &weights, [rows, outputs, inputs], Some(variant));
         }
     }
@@ -167,16 +167,16 @@ fn attn_vision(bench: &mut Bench) {
             let qkv = bench.random(rows * 3 * heads * head_dim);
             let work = bench.upload(&attn_vision::work_list(&cu_rows));
             let starts = bench.upload(&cu_rows);
-            let mut o = bench.alloc(rows * heads * head_dim);
+            let mut o = bench.alloc::<bf16>(rows * heads * head_dim);
             let id = format!("attn_vision/D{head_dim}/{name}");
             row!(
                 bench,
                 &id,
                 |_| AttnVision {
-                    qkv: qkv.view(),
+                    qkv: qkv.view().into(),
                     cu_rows: starts.view(),
                     work: work.view(),
-                    o: o.view_mut(),
+                    o: o.view_mut().into(),
                     rows: PatchRows(rows),
                     heads,
                     head_dim,
@@ -194,12 +194,12 @@ fn rms_norm(bench: &mut Bench) {
         let weight = bench.random(channels);
         for &rows in bench.sizes(&[1, 64], &[1, 32, 1024, 4096, 16_384]) {
             let x = bench.rotated(rows * channels);
-            let mut y = bench.alloc(rows * channels);
+            let mut y = bench.alloc::<bf16>(rows * channels);
             let id = format!("norm/{}/T{rows}", model.name);
             row!(bench, &id, |i| RmsNorm {
-                x: x[i % x.len()].view(),
-                weight: weight.view(),
-                y: y.view_mut(),
+                x: x[i % x.len()].view().into(),
+                weight: weight.view().into(),
+                y: y.view_mut().into(),
                 rows: Tokens(rows),
                 channels,
                 eps: EPS,
@@ -208,10 +208,10 @@ fn rms_norm(bench: &mut Bench) {
             let mut stream = bench.random(rows * channels);
             let id = format!("norm_residual/{}/T{rows}", model.name);
             row!(bench, &id, |i| RmsNormResidual {
-                x: x[i % x.len()].view(),
-                residual: stream.view_mut(),
-                weight: weight.view(),
-                y: y.view_mut(),
+                x: x[i % x.len()].view().into(),
+                residual: stream.view_mut().into(),
+                weight: weight.view().into(),
+                y: y.view_mut().into(),
                 rows: Tokens(rows),
                 channels,
                 eps: EPS,
@@ -224,13 +224,13 @@ fn layer_norm(bench: &mut Bench) {
     let (weight, bias) = (bench.random(VISION), bench.random(VISION));
     for &rows in bench.sizes(&[64], &[1, 32, 1024, 4096, 16_384]) {
         let x = bench.rotated(rows * VISION);
-        let mut y = bench.alloc(rows * VISION);
+        let mut y = bench.alloc::<bf16>(rows * VISION);
         let id = format!("norm/vit/T{rows}");
         row!(bench, &id, |i| LayerNorm {
-            x: x[i % x.len()].view(),
-            weight: weight.view(),
-            bias: bias.view(),
-            y: y.view_mut(),
+            x: x[i % x.len()].view().into(),
+            weight: weight.view().into(),
+            bias: bias.view().into(),
+            y: y.view_mut().into(),
             rows: PatchRows(rows),
             channels: VISION,
             eps: EPS,
@@ -243,11 +243,11 @@ fn silu_mul(bench: &mut Bench) {
         let width = model.feed_forward;
         for &rows in bench.sizes(&[1, 64], &[1, 4096]) {
             let gate_up = bench.rotated(2 * rows * width);
-            let mut y = bench.alloc(rows * width);
+            let mut y = bench.alloc::<bf16>(rows * width);
             let id = format!("swiglu/{}/T{rows}", model.name);
             row!(bench, &id, |i| SiluMul {
-                gate_up: gate_up[i % gate_up.len()].view(),
-                y: y.view_mut(),
+                gate_up: gate_up[i % gate_up.len()].view().into(),
+                y: y.view_mut().into(),
                 rows: Tokens(rows),
                 width,
             });
@@ -266,8 +266,8 @@ fn mrope(bench: &mut Bench) {
             let mut qkv = bench.random(rows * model.fused());
             let id = format!("mrope/{}/T{rows}", model.name);
             row!(bench, &id, |_| Mrope {
-                qkv: qkv.view_mut(),
-                table: table.view(),
+                qkv: qkv.view_mut().into(),
+                table: table.view().into(),
                 ids: ids.view(),
                 rows: Tokens(rows),
                 heads: model.heads,
@@ -288,7 +288,7 @@ fn rope_vision(bench: &mut Bench) {
         let mut qkv = bench.random(rows * 3 * VISION);
         let id = format!("rope_vision/vit/R{rows}");
         row!(bench, &id, |_| RopeVision {
-            qkv: qkv.view_mut(),
+            qkv: qkv.view_mut().into(),
             table: table.view(),
             positions: places.view(),
             rows: PatchRows(rows),
@@ -307,15 +307,15 @@ fn embed(bench: &mut Bench) {
                 (0..rows).map(|_| int(bench.next() as usize % vocabulary)).collect();
             let (ids, source) = (bench.upload(&ids), bench.upload(&vec![-1; rows]));
             let sequence = bench.upload(&vec![0; rows]);
-            let (mut y, mut status) = (bench.alloc(rows * channels), bench.upload(&[0u32]));
+            let (mut y, mut status) = (bench.alloc::<bf16>(rows * channels), bench.upload(&[0u32]));
             let id = format!("embed/{}/T{rows}", model.name);
             row!(bench, &id, |_| Embed {
-                table: table.view(),
+                table: table.view().into(),
                 image_rows: None,
                 ids: ids.view(),
                 source: source.view(),
                 sequence: sequence.view(),
-                y: y.view_mut(),
+                y: y.view_mut().into(),
                 status: status.view_mut(),
                 rows: Tokens(rows),
                 channels,
@@ -332,12 +332,12 @@ fn patch_embed(bench: &mut Bench) {
         let pixels: Vec<u8> =
             (0..3 * side * PATCH * pitch).map(|_| bench.next().to_le_bytes()[3]).collect();
         let pixels = bench.upload(&pixels);
-        let mut y = bench.alloc(side * side * PATCH_ROW);
+        let mut y = bench.alloc::<bf16>(side * side * PATCH_ROW);
         let id = format!("patch_embed/vit/R{}", side * side);
         row!(bench, &id, |_| Patchify {
             pixels: pixels.view(),
             normalisation: Normalisation::Affine { scale: [0.015; 3], shift: [-1.7; 3] },
-            y: y.view_mut(),
+            y: y.view_mut().into(),
             grid: GridThw { t: 1, h: side, w: side },
             frames: 1,
             pitch,

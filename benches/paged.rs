@@ -48,7 +48,7 @@ impl Step {
 
     fn cache(&self, layer: usize) -> KvCache<'_> {
         KvCache {
-            pool: self.pool.view(),
+            pool: self.pool.view().into(),
             layout: self.layout,
             layer: layer % self.layout.layers,
             cu_rows: self.starts.view(),
@@ -63,16 +63,16 @@ pub(crate) fn attn_prefill(bench: &mut Bench) {
         for &tokens in bench.sizes(&[256], &[1024, 4096, 16_384]) {
             let step = Step::new(bench, model, 1, tokens, tokens);
             let work = bench.upload(&attn_prefill::work_list(&step.cu_rows, &step.kv_len));
-            let mut o = bench.alloc(tokens * model.heads * HEAD_DIM);
+            let mut o = bench.alloc::<bf16>(tokens * model.heads * HEAD_DIM);
             let id = format!("attn_prefill/{}/S{tokens}", model.name);
             row!(
                 bench,
                 &id,
                 |i| AttnPrefill {
-                    qkv: step.qkv.view(),
+                    qkv: step.qkv.view().into(),
                     cache: step.cache(i),
                     work: work.view(),
-                    o: o.view_mut(),
+                    o: o.view_mut().into(),
                     rows: Tokens(step.rows),
                     heads: model.heads,
                     window: None,
@@ -96,13 +96,13 @@ pub(crate) fn attn_decode(bench: &mut Bench) {
                 let mut outputs = bench.alloc(lens.outputs);
                 let mut states = bench.alloc(lens.states);
                 let mut counters = bench.device.zeros(lens.counters).unwrap();
-                let mut o = bench.alloc(sequences * model.heads * HEAD_DIM);
+                let mut o = bench.alloc::<bf16>(sequences * model.heads * HEAD_DIM);
                 let id = format!("attn_decode/{}/B{sequences}/ctx{context}", model.name);
                 row!(
                     bench,
                     &id,
                     |i| AttnDecode {
-                        qkv: step.qkv.view(),
+                        qkv: step.qkv.view().into(),
                         cache: step.cache(i),
                         work: work.view(),
                         parts: AttnParts {
@@ -111,7 +111,7 @@ pub(crate) fn attn_decode(bench: &mut Bench) {
                             counters: counters.view_mut(),
                             max_segments,
                         },
-                        o: o.view_mut(),
+                        o: o.view_mut().into(),
                         rows: Tokens(step.rows),
                         heads: model.heads,
                         window: None,
@@ -131,9 +131,9 @@ pub(crate) fn kv_append(bench: &mut Bench) {
             let slots = bench.upload(&slots);
             let id = format!("kv_append/{}/T{rows}", model.name);
             row!(bench, &id, |i| KvAppend {
-                qkv: qkv.view(),
+                qkv: qkv.view().into(),
                 slots: slots.view(),
-                pool: pool.view_mut(),
+                pool: pool.view_mut().into(),
                 layout,
                 layer: i % layout.layers,
                 rows: Tokens(rows),
@@ -154,7 +154,7 @@ pub(crate) fn kv_copy(bench: &mut Bench) {
             let (src, dst) = (bench.upload(&pages[..copied]), bench.upload(&pages[copied..]));
             let id = format!("kv_copy/{}/pages{copied}", model.name);
             row!(bench, &id, |_| KvCopyPages {
-                pool: pool.view_mut(),
+                pool: pool.view_mut().into(),
                 layout,
                 src: src.view(),
                 dst: dst.view(),
@@ -163,15 +163,16 @@ pub(crate) fn kv_copy(bench: &mut Bench) {
         for &tokens in bench.sizes(&[256], &[1024, 8192]) {
             let step = Step::new(bench, model, 1, 1, tokens);
             let row = model.kv_heads * HEAD_DIM;
-            let (mut keys, mut values) = (bench.alloc(tokens * row), bench.alloc(tokens * row));
+            let (mut keys, mut values) =
+                (bench.alloc::<bf16>(tokens * row), bench.alloc::<bf16>(tokens * row));
             let id = format!("kv_gather/{}/S{tokens}", model.name);
             row!(bench, &id, |i| KvGather {
-                pool: step.pool.view(),
+                pool: step.pool.view().into(),
                 layout: step.layout,
                 layer: i % step.layout.layers,
                 pages: step.table.view(),
-                keys: keys.view_mut(),
-                values: values.view_mut(),
+                keys: keys.view_mut().into(),
+                values: values.view_mut().into(),
                 tokens: Tokens(tokens),
             });
         }

@@ -22,11 +22,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         (0..CHANNELS).map(|i| bf16::from_f64(1.0 + i as f64 / 4096.0)).collect();
 
     let (on_device, weight_on_device) = (device.upload(&x)?, device.upload(&weight)?);
-    let mut y = device.alloc(x.len())?;
+    let mut y = device.alloc::<bf16>(x.len())?;
     let launch = RmsNorm {
-        x: on_device.view(),
-        weight: weight_on_device.view(),
-        y: y.view_mut(),
+        x: on_device.view().into(),
+        weight: weight_on_device.view().into(),
+        y: y.view_mut().into(),
         rows: Tokens(ROWS),
         channels: CHANNELS,
         eps: EPS,

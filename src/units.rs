@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
+
 /// Tokens that one page of the key/value cache holds.
 pub const PAGE_TOKENS: usize = 64;
 
@@ -182,6 +184,121 @@ impl GridThw {
 impl fmt::Display for GridThw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}x{}", self.t, self.h, self.w)
+    }
+}
+
+/// How the numbers of a model are stored and computed: weights, activations, keys and values.
+/// Sums are f32 in every type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FloatType {
+    /// 8 bits of exponent, 7 of fraction.
+    #[default]
+    Bf16,
+    /// IEEE half: 5 bits of exponent, 10 of fraction.
+    F16,
+    /// IEEE single.
+    F32,
+}
+
+impl FloatType {
+    /// All types, in the order of [`FloatType::pick`].
+    pub const ALL: [Self; 3] = [Self::Bf16, Self::F16, Self::F32];
+
+    /// Bytes of a number.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// The one of three that belongs to the type: bf16, f16, f32.
+    pub fn pick<T>(self, [bf16, f16, f32]: [T; 3]) -> T {
+        match self {
+            Self::Bf16 => bf16,
+            Self::F16 => f16,
+            Self::F32 => f32,
+        }
+    }
+}
+
+/// `bf16`, `f16`, `f32`.
+impl fmt::Display for FloatType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.pick(["bf16", "f16", "f32"]))
+    }
+}
+
+/// A number of one of the types of [`FloatType`]. Conversions go through f32 and round to nearest,
+/// ties to even.
+pub trait Float:
+    Copy + Default + PartialEq + fmt::Debug + fmt::Display + Send + Sync + 'static
+{
+    /// Its type.
+    const TYPE: FloatType;
+    /// The nearest number of the type.
+    fn from_f32(value: f32) -> Self;
+    /// The nearest number of the type, rounded once.
+    fn from_f64(value: f64) -> Self;
+    /// The nearest number of the type.
+    fn from_bf16(value: bf16) -> Self {
+        Self::from_f32(value.to_f32())
+    }
+    /// The nearest number of the type.
+    fn from_f16(value: f16) -> Self {
+        Self::from_f32(value.to_f32())
+    }
+    /// The same value.
+    fn to_f32(self) -> f32;
+    /// The same value.
+    fn to_f64(self) -> f64 {
+        f64::from(self.to_f32())
+    }
+}
+
+impl Float for bf16 {
+    const TYPE: FloatType = FloatType::Bf16;
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    fn from_f64(value: f64) -> Self {
+        Self::from_f64(value)
+    }
+    fn from_bf16(value: bf16) -> Self {
+        value
+    }
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+}
+
+impl Float for f16 {
+    const TYPE: FloatType = FloatType::F16;
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    fn from_f64(value: f64) -> Self {
+        Self::from_f64(value)
+    }
+    fn from_f16(value: f16) -> Self {
+        value
+    }
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+}
+
+impl Float for f32 {
+    const TYPE: FloatType = FloatType::F32;
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "rounds to nearest even, which is meant")]
+    fn from_f64(value: f64) -> Self {
+        value as Self
+    }
+    fn to_f32(self) -> f32 {
+        self
     }
 }
 

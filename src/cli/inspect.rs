@@ -11,7 +11,7 @@ use crate::{
         weights,
     },
     model::config::ModelConfig,
-    units::{Bytes, TokenId},
+    units::{Bytes, FloatType, TokenId},
 };
 
 /// Arguments of `inspect`.
@@ -101,7 +101,7 @@ impl Report {
             format!("generation  {}", self.generation_line()),
             format!("weights     {}", self.weights_line()),
         ];
-        match weights::planned_bytes(&self.config) {
+        match weights::planned_bytes(&self.config, FloatType::Bf16) {
             Some(bytes) => lines.push(format!("on device   {bytes} of bf16, padded")),
             None => lines.push("on device   more bytes than can be counted".to_owned()),
         }
@@ -223,7 +223,7 @@ impl Report {
             },
             "files": files.collect::<Vec<_>>(),
             "tensors": tensors.collect::<Vec<_>>(),
-            "device_bytes": weights::planned_bytes(&self.config).map(|bytes| bytes.0),
+            "device_bytes": weights::planned_bytes(&self.config, FloatType::Bf16).map(|bytes| bytes.0),
             "problems": self.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "warnings": self.config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })

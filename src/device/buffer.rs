@@ -57,6 +57,17 @@ impl<T: Element> Buffer<T> {
         self.len == 0
     }
 
+    /// Where it lies on the device.
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// The same memory as bytes.
+    pub(super) fn into_bytes(self) -> Buffer<u8> {
+        let len = self.len * size_of::<T>();
+        Buffer { bytes: self.bytes, address: self.address, len, element: PhantomData }
+    }
+
     /// Borrows all of it for reading.
     pub fn view(&self) -> View<'_, T> {
         View { address: self.address, len: self.len, owner: PhantomData }
@@ -85,6 +96,16 @@ impl<T> Clone for View<'_, T> {
 impl<T> Copy for View<'_, T> {}
 
 impl<'a, T: Element> View<'a, T> {
+    /// `len` elements at `address`, which the caller has borrowed for `'a`.
+    pub(super) fn new(address: u64, len: usize) -> Self {
+        View { address, len, owner: PhantomData }
+    }
+
+    /// Address and length.
+    pub(super) fn parts(&self) -> (u64, usize) {
+        (self.address, self.len)
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -105,7 +126,7 @@ impl<'a, T: Element> View<'a, T> {
     /// # Errors
     /// [`DeviceError::Range`] if it reaches past the end or starts off a 16-byte boundary.
     pub fn slice(self, range: Range<usize>) -> Result<View<'a, T>, DeviceError> {
-        let address = sub_address::<T>(self.address, self.len, &range)?;
+        let address = sub_address(self.address, self.len, size_of::<T>(), &range)?;
         Ok(View { address, len: range.len(), owner: PhantomData })
     }
 }
@@ -133,6 +154,16 @@ pub struct ViewMut<'a, T> {
 }
 
 impl<'a, T: Element> ViewMut<'a, T> {
+    /// `len` elements at `address`, which the caller has borrowed for `'a`.
+    pub(super) fn new(address: u64, len: usize) -> Self {
+        ViewMut { address, len, owner: PhantomData }
+    }
+
+    /// Address and length.
+    pub(super) fn parts(&self) -> (u64, usize) {
+        (self.address, self.len)
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -163,13 +194,18 @@ impl<'a, T: Element> ViewMut<'a, T> {
     /// # Errors
     /// [`DeviceError::Range`] if it reaches past the end or starts off a 16-byte boundary.
     pub fn slice(self, range: Range<usize>) -> Result<ViewMut<'a, T>, DeviceError> {
-        let address = sub_address::<T>(self.address, self.len, &range)?;
+        let address = sub_address(self.address, self.len, size_of::<T>(), &range)?;
         Ok(ViewMut { address, len: range.len(), owner: PhantomData })
     }
 }
 
-fn sub_address<T>(address: u64, len: usize, range: &Range<usize>) -> Result<u64, DeviceError> {
-    let size = size_of::<T>();
+/// Address of a part of `len` elements of `size` bytes.
+pub(super) fn sub_address(
+    address: u64,
+    len: usize,
+    size: usize,
+    range: &Range<usize>,
+) -> Result<u64, DeviceError> {
     let inside = range.start <= range.end && range.end <= len;
     let offset = range.start.wrapping_mul(size);
     if !inside || !offset.is_multiple_of(ALIGNMENT) {
@@ -178,7 +214,7 @@ fn sub_address<T>(address: u64, len: usize, range: &Range<usize>) -> Result<u64,
     Ok(address + offset as u64)
 }
 
-fn address(address: u64) -> usize {
+pub(super) fn address(address: u64) -> usize {
     usize::try_from(address).expect("the target has 64-bit addresses")
 }
 

@@ -5,6 +5,7 @@ mod buffer;
 mod context;
 mod event;
 mod figures;
+mod floats;
 mod launch;
 mod locate;
 mod module;
@@ -15,6 +16,7 @@ pub use buffer::{Buffer, Element, PinnedBuffer, View, ViewMut, as_bytes};
 pub use context::{Counts, Device, Memory};
 pub use event::Event;
 pub use figures::{Figures, architectures, figures, images, nvcc_release};
+pub use floats::{FloatView, FloatViewMut, Floats};
 pub use launch::{Grid, KernelParams};
 pub use locate::{DeviceChoice, Located};
 

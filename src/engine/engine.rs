@@ -23,7 +23,7 @@ use crate::{
         workspace::Workspace,
     },
     prompt::{Processed, Processor},
-    units::{GridThw, Tokens},
+    units::{FloatType, GridThw, Tokens},
 };
 
 /// Tokens of an answer where neither the request nor the checkpoint says.
@@ -137,6 +137,7 @@ impl EngineBuilder {
             memory: self.memory.unwrap_or_else(|| MemoryLimit::of_device(software)),
             free: device.memory()?.free,
             max_pixels: processor.preprocessor().budget().max,
+            dtype: FloatType::Bf16,
         };
         let plan = MemoryPlan::new(&config, wishes)?;
         let checkpoint = Checkpoint::open(&self.folder)?;
@@ -144,6 +145,7 @@ impl EngineBuilder {
         let options = ModelOptions {
             rope_rows: plan.limits().sequence_tokens,
             pages: plan.limits().pages,
+            dtype: FloatType::Bf16,
             byte_values: Some(&values),
         };
         let (model, loaded) = Model::load(&device, &config, &checkpoint, options)?;

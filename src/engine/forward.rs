@@ -3,8 +3,6 @@
 
 use std::path::Path;
 
-use half::bf16;
-
 use super::{
     EngineError,
     batch::{Batch, Bounds, Chunk, Wanted},
@@ -12,7 +10,7 @@ use super::{
     step,
 };
 use crate::{
-    device::{Device, DeviceChoice, View},
+    device::{Device, DeviceChoice, FloatView},
     model::{
         Model, ModelError, ModelOptions,
         checkpoint::Checkpoint,
@@ -21,7 +19,7 @@ use crate::{
         vision::{Pixels, VisionItem},
         workspace::{StepLimits, Widths, Workspace, WorkspacePlan},
     },
-    units::{GridThw, PageId, PatchRows, TokenId, Tokens},
+    units::{FloatType, GridThw, PageId, PatchRows, TokenId, Tokens},
 };
 
 /// Bytes of logits computed at once.
@@ -85,14 +83,15 @@ pub fn forward(
     input: &ForwardInput,
     hidden_states: bool,
 ) -> Result<ForwardOutput, EngineError> {
+    let dtype = FloatType::Bf16;
     let config = ModelConfig::load(folder)?;
     let pass = Pass::new(&config, input)?;
     let device = Device::open(choice)?;
     let limits = pass.limits();
-    let plan = WorkspacePlan::new(&config, limits)?;
+    let plan = WorkspacePlan::new(&config, limits, dtype)?;
     let checkpoint = Checkpoint::open(folder)?;
     let options =
-        ModelOptions { rope_rows: pass.rope_rows(), pages: limits.pages, byte_values: None };
+        ModelOptions { rope_rows: pass.rope_rows(), pages: limits.pages, dtype, byte_values: None };
     let (model, loaded) = Model::load(&device, &config, &checkpoint, options)?;
     let mut workspace = Workspace::new(&device, &plan)?;
     let mut output = ForwardOutput { device: device.located().to_string(), ..Default::default() };
@@ -212,8 +211,8 @@ impl<'a> Pass<'a> {
             let Some(values) = media.values else { continue };
             let items = items(self.config, values, media.grids);
             let tensors = &mut output.tensors;
-            let mut keep = |name: &str, view: View<'_, bf16>, columns: usize| {
-                let values = device.download_view(view)?;
+            let mut keep = |name: &str, view: FloatView<'_>, columns: usize| {
+                let values = device.download_floats(view)?;
                 append(tensors, format!("vision/{}/{name}", media.kind), columns, &values);
                 Ok(())
             };
@@ -241,8 +240,7 @@ impl<'a> Pass<'a> {
         let tensors = &mut output.tensors;
         model.decoder().forward(device, workspace, &staged, &mut |name, view, columns| {
             if hidden_states {
-                let values = device.download_view(view)?;
-                let rows = values.iter().map(|value| value.to_f32()).collect();
+                let rows = device.download_floats(view)?;
                 tensors.push(self.padded(name, rows, columns));
             }
             Ok(())
@@ -252,8 +250,7 @@ impl<'a> Pass<'a> {
             let decoder = model.decoder();
             decoder.logits(device, workspace, staged.rows, part, &mut |_, view, _| {
                 if hidden_states {
-                    let values = device.download_view(view)?;
-                    normed.extend(values.iter().map(|value| value.to_f32()));
+                    normed.extend(device.download_floats(view)?);
                 }
                 Ok(())
             })?;
@@ -361,13 +358,13 @@ fn items<'a>(config: &ModelConfig, values: &'a [f32], grids: &[GridThw]) -> Vec<
 }
 
 /// Adds rows to the tensor of that name.
-fn append(tensors: &mut Vec<FloatTensor>, name: String, columns: usize, values: &[bf16]) {
+fn append(tensors: &mut Vec<FloatTensor>, name: String, columns: usize, values: &[f32]) {
     let at = tensors.iter().position(|tensor| tensor.name == name).unwrap_or_else(|| {
         tensors.push(FloatTensor { name, shape: vec![0, columns], values: Vec::new() });
         tensors.len() - 1
     });
     tensors[at].shape[0] += values.len() / columns;
-    tensors[at].values.extend(values.iter().map(|value| value.to_f32()));
+    tensors[at].values.extend_from_slice(values);
 }
 
 /// Binds placeholders to the rows of their media in order; those of media without pixels keep

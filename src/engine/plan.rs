@@ -8,7 +8,7 @@ use crate::{
         weights,
         workspace::{StepLimits, WorkspacePlan, kv_layout},
     },
-    units::{Bytes, PAGE_TOKENS, Tokens},
+    units::{Bytes, FloatType, PAGE_TOKENS, Tokens},
 };
 
 /// Rows of a prompt in one step.
@@ -51,6 +51,8 @@ pub(crate) struct Wishes {
     pub(crate) free: Bytes,
     /// Largest picture of the processor.
     pub(crate) max_pixels: u64,
+    /// What the model computes in.
+    pub(crate) dtype: FloatType,
 }
 
 /// Device memory of an engine by purpose.
@@ -100,12 +102,17 @@ impl MemoryPlan {
         budget: Bytes,
     ) -> Result<Self, EngineError> {
         let sequence_pages = Tokens(length).pages().0;
-        let weights = weights::planned_bytes(config);
+        let weights = weights::planned_bytes(config, wishes.dtype);
         let weights = weights.ok_or_else(|| too_large("weights", budget))?;
-        let rope = rope_bytes(config, length).ok_or_else(|| too_large("rotary tables", budget))?;
+        let rope = rope_bytes(config, length, wishes.dtype)
+            .ok_or_else(|| too_large("rotary tables", budget))?;
         let limits = step_limits(config, wishes, length);
-        let one_page = kv_layout(config, 1).page_bytes().unwrap_or(Bytes(u64::MAX));
-        let smallest = WorkspacePlan::new(config, StepLimits { pages: sequence_pages, ..limits })?;
+        let one_page = kv_layout(config, 1).page_bytes(wishes.dtype).unwrap_or(Bytes(u64::MAX));
+        let smallest = WorkspacePlan::new(
+            config,
+            StepLimits { pages: sequence_pages, ..limits },
+            wishes.dtype,
+        )?;
         let fixed: u64 = smallest.parts().iter().map(|(_, bytes)| bytes.0).sum();
         let fixed = fixed.saturating_add(weights.0).saturating_add(rope.0);
         if fixed > budget.0 {
@@ -119,7 +126,7 @@ impl MemoryPlan {
         let more = usize::try_from((budget.0 - fixed) / one_page.0.max(1)).unwrap_or(usize::MAX);
         let wanted = sequence_pages.saturating_mul(wishes.max_batch);
         let pages = sequence_pages.saturating_add(more).min(wanted);
-        let workspace = WorkspacePlan::new(config, StepLimits { pages, ..limits })?;
+        let workspace = WorkspacePlan::new(config, StepLimits { pages, ..limits }, wishes.dtype)?;
         let prefill_chunk = wishes.prefill_chunk.min(length);
         Ok(Self { workspace, weights, rope, budget, prefill_chunk })
     }
@@ -190,8 +197,8 @@ fn step_limits(config: &ModelConfig, wishes: &Wishes, length: usize) -> StepLimi
     }
 }
 
-fn rope_bytes(config: &ModelConfig, length: usize) -> Option<Bytes> {
-    let text = length.checked_mul(config.text.head_dim)?.checked_mul(2)?;
+fn rope_bytes(config: &ModelConfig, length: usize, dtype: FloatType) -> Option<Bytes> {
+    let text = length.checked_mul(config.text.head_dim)?.checked_mul(dtype.size())?;
     let vision = LARGEST_SIDE.checked_mul(config.vision.head_dim)?.checked_mul(2)?;
     Bytes::of::<u8>(text.checked_add(vision)?)
 }

@@ -5,8 +5,6 @@ use std::{
     time::Duration,
 };
 
-use half::bf16;
-
 use super::{
     EngineError,
     batch::{Batch, Bounds, Chunk, Wanted},
@@ -18,7 +16,7 @@ use super::{
     timing::Clock,
 };
 use crate::{
-    device::{Counts, Device, View},
+    device::{Counts, Device, FloatView},
     media::Prepared,
     model::{
         Model,
@@ -275,7 +273,7 @@ impl Core {
         let Some(row) = row.filter(|_| !items.is_empty()) else { return Ok(()) };
         let clock = Clock::start();
         let items: Vec<VisionItem<'_>> = items.iter().map(item).collect();
-        let observe = &mut |_: &str, _: View<'_, bf16>, _: usize| Ok(());
+        let observe = &mut |_: &str, _: FloatView<'_>, _: usize| Ok(());
         self.model.see(&self.device, &mut self.workspace, &items, row, observe)?;
         self.device.synchronize()?;
         if let Some(spent) = self.spent.get_mut(&id) {
@@ -298,7 +296,7 @@ impl Core {
         let rows = self.workspace.staging.push(&batch.logit_rows)?;
         self.workspace.staging.send(&self.device)?;
         let decoder = self.model.decoder();
-        let observe = &mut |_: &str, _: View<'_, bf16>, _: usize| Ok(());
+        let observe = &mut |_: &str, _: FloatView<'_>, _: usize| Ok(());
         decoder.forward(&self.device, &mut self.workspace, &staged, observe)?;
         decoder.logits(&self.device, &mut self.workspace, staged.rows, rows, observe)?;
         Ok(settings)

@@ -7,8 +7,6 @@
 //! head:        norm of the rows asked for -> logits [rows, V]
 //! ```
 
-use half::bf16;
-
 use super::{
     ModelError,
     config::TextConfig,
@@ -17,7 +15,7 @@ use super::{
     workspace::{Part, Widths, Workspace},
 };
 use crate::{
-    device::{Buffer, Device, View},
+    device::{Device, FloatView, Floats},
     ops::{
         attn_decode::{AttnDecode, AttnParts},
         attn_prefill::AttnPrefill,
@@ -35,12 +33,12 @@ use crate::{
 /// The decoder with what it needs beside its weights.
 #[derive(Debug)]
 pub struct Decoder {
-    weights: TextWeights<Buffer<bf16>>,
+    weights: TextWeights<Floats>,
     config: TextConfig,
     widths: Widths,
     layout: KvLayout,
-    /// `[positions, D / 2, 2]`: cos and sin in the storage type.
-    rope: Buffer<bf16>,
+    /// `[positions, D / 2, 2]`: cos and sin in the type of the weights.
+    rope: Floats,
 }
 
 /// Step data of the decoder, parts of the workspace's staging buffer.
@@ -73,11 +71,11 @@ pub struct DecoderStep {
 impl Decoder {
     /// `rope` is the table of [`super::rope::text_table`].
     pub fn new(
-        weights: TextWeights<Buffer<bf16>>,
+        weights: TextWeights<Floats>,
         config: &TextConfig,
         widths: Widths,
         layout: KvLayout,
-        rope: Buffer<bf16>,
+        rope: Floats,
     ) -> Self {
         Self { weights, config: config.clone(), widths, layout, rope }
     }
@@ -186,7 +184,7 @@ impl Decoder {
         workspace: &mut Workspace,
         step: &DecoderStep,
         index: usize,
-        layer: &TextLayer<Buffer<bf16>>,
+        layer: &TextLayer<Floats>,
     ) -> Result<(), ModelError> {
         let (c, rows) = (self.widths.token, step.rows);
         let (q, qkv) = (rows * self.widths.queries, rows * self.widths.qkv);
@@ -294,7 +292,7 @@ impl Decoder {
         device: &Device,
         workspace: &mut Workspace,
         step: &DecoderStep,
-        layer: &TextLayer<Buffer<bf16>>,
+        layer: &TextLayer<Floats>,
     ) -> Result<(), ModelError> {
         let (c, f, rows) = (self.widths.token, self.widths.text_mlp, step.rows);
         self.norm(device, workspace, &layer.post_norm, rows)?;
@@ -334,11 +332,11 @@ impl Decoder {
         &self,
         device: &Device,
         workspace: &mut Workspace,
-        weight: &Buffer<bf16>,
+        weight: &Floats,
         rows: usize,
     ) -> Result<(), ModelError> {
         let channels = self.widths.token;
-        let x: View<'_, bf16> = workspace.x.view().slice(0..rows * channels)?;
+        let x: FloatView<'_> = workspace.x.view().slice(0..rows * channels)?;
         RmsNorm {
             x,
             weight: weight.view(),

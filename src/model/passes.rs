@@ -10,7 +10,7 @@ use super::{
     weights::{LoadWarning, Weights},
     workspace::{Widths, Workspace, kv_layout},
 };
-use crate::device::Device;
+use crate::{device::Device, units::FloatType};
 
 /// What a model is loaded for.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,8 @@ pub struct ModelOptions<'a> {
     pub rope_rows: usize,
     /// Pages of the key/value pool that it will run with.
     pub pages: usize,
+    /// What it computes in.
+    pub dtype: FloatType,
     /// `[3][256]`: what the processor makes of each byte; `None` where no frames will come.
     pub byte_values: Option<&'a [[f32; 256]; 3]>,
 }
@@ -45,10 +47,11 @@ impl Model {
         checkpoint: &Checkpoint,
         options: ModelOptions<'_>,
     ) -> Result<(Self, Vec<LoadWarning>), ModelError> {
-        let (weights, warnings) = Weights::load(device, config, checkpoint)?;
+        let (weights, warnings) = Weights::load(device, config, checkpoint, options.dtype)?;
         let widths = Widths::new(config);
         let vision = Vision::new(device, weights.vision, config, widths, options.byte_values)?;
-        let table = device.upload(&rope::text_table(&config.text, options.rope_rows))?;
+        let table = rope::text_table(&config.text, options.rope_rows);
+        let table = device.upload_floats(options.dtype, &table)?;
         let layout = kv_layout(config, options.pages);
         let decoder = Decoder::new(weights.text, &config.text, widths, layout, table);
         let (config, rope_rows) = (config.clone(), options.rope_rows);

@@ -4,8 +4,6 @@
 //! Angles are f32 products, as in the reference. Their cosine and sine are taken in f64 and rounded,
 //! since arguments reach 1.3e5 rad, where a reduction in f32 is wrong.
 
-use half::bf16;
-
 use super::config::{TextConfig, VisionConfig};
 
 /// Base of the vision tower's frequencies.
@@ -94,9 +92,9 @@ pub fn vision_frequencies(config: &VisionConfig) -> Vec<f32> {
 }
 
 /// Table of the language model for positions below `positions`: `[positions, head_dim / 2, 2]`,
-/// each (cos, sin) rounded to f32 and then to bf16.
-pub fn text_table(config: &TextConfig, positions: usize) -> Vec<bf16> {
-    table(&text_frequencies(config), positions).map(bf16::from_f32).collect()
+/// each (cos, sin) rounded to f32; the device holds them rounded once more, to the compute type.
+pub fn text_table(config: &TextConfig, positions: usize) -> Vec<f32> {
+    table(&text_frequencies(config), positions).collect()
 }
 
 /// Table of the vision tower for rows or columns below `sides`: `[sides, head_dim / 4, 2]`, each

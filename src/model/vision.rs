@@ -6,8 +6,6 @@
 //! merger:      norm(x) viewed as [R / 4, 4E] -> gelu(fc1) -> fc2 -> image rows [R / 4, C]
 //! ```
 
-use half::bf16;
-
 use super::{
     ModelError,
     config::ModelConfig,
@@ -16,7 +14,7 @@ use super::{
     workspace::{Part, Widths, Workspace},
 };
 use crate::{
-    device::{Buffer, Device, View, ViewMut},
+    device::{Buffer, Device, FloatView, FloatViewMut, Floats},
     ops::{
         attn_vision::{self, AttnVision},
         gemm::{Gemm, Output},
@@ -69,18 +67,18 @@ impl VisionItem<'_> {
 }
 
 /// Looks at tensors of a forward pass: name, rows, `[rows, columns]`.
-pub type Observer<'a> = dyn FnMut(&str, View<'_, bf16>, usize) -> Result<(), ModelError> + 'a;
+pub type Observer<'a> = dyn FnMut(&str, FloatView<'_>, usize) -> Result<(), ModelError> + 'a;
 
 /// The tower with what it needs beside its weights.
 #[derive(Debug)]
 pub struct Vision {
-    weights: VisionWeights<Buffer<bf16>>,
+    weights: VisionWeights<Floats>,
     config: ModelConfig,
     widths: Widths,
     /// `[sides, D / 4, 2]`.
     rope: Buffer<f32>,
     /// `[3, 256]`: the value of each byte.
-    bytes: Option<Buffer<bf16>>,
+    bytes: Option<Floats>,
 }
 
 /// Step data of a run of the tower.
@@ -98,21 +96,16 @@ impl Vision {
     /// [`ModelError::Device`].
     pub fn new(
         device: &Device,
-        weights: VisionWeights<Buffer<bf16>>,
+        weights: VisionWeights<Floats>,
         config: &ModelConfig,
         widths: Widths,
         byte_values: Option<&[[f32; 256]; 3]>,
     ) -> Result<Self, ModelError> {
         let rope = rope::vision_table(&config.vision, LARGEST_SIDE);
         let rope = device.upload(&rope)?;
-        let bytes = match byte_values {
-            Some(values) => {
-                let rounded: Vec<bf16> =
-                    values.iter().flatten().map(|value| bf16::from_f32(*value)).collect();
-                Some(device.upload(&rounded)?)
-            }
-            None => None,
-        };
+        let dtype = weights.patch_embed.dtype();
+        let bytes = byte_values.map(|values| device.upload_floats(dtype, values.as_flattened()));
+        let bytes = bytes.transpose()?;
         Ok(Self { weights, config: config.clone(), widths, rope, bytes })
     }
 
@@ -205,7 +198,7 @@ impl Vision {
             let y = workspace.wide.view_mut().slice(range)?;
             match *pixels {
                 Pixels::Values(values) => {
-                    device.write(y, &self.round_rows(values, rows, *grid)?)?;
+                    device.write_floats(y, &self.pad_rows(values, rows, *grid)?)?;
                 }
                 Pixels::Frames { data, frames, pitch } => {
                     let end = byte + data.len();
@@ -230,30 +223,23 @@ impl Vision {
         Ok(())
     }
 
-    fn byte_table(&self) -> Result<View<'_, bf16>, ModelError> {
+    fn byte_table(&self) -> Result<FloatView<'_>, ModelError> {
         let table = self.bytes.as_ref().ok_or(ModelError::NoByteTable)?;
         Ok(table.view())
     }
 
-    /// `pixel_values` rounded to the storage type, columns padded with zeros.
-    fn round_rows(
-        &self,
-        values: &[f32],
-        rows: usize,
-        grid: GridThw,
-    ) -> Result<Vec<bf16>, ModelError> {
+    /// `pixel_values`, columns padded with zeros.
+    fn pad_rows(&self, values: &[f32], rows: usize, grid: GridThw) -> Result<Vec<f32>, ModelError> {
         let (width, columns) = (self.config.vision.patch_width, self.widths.pixels);
         if values.len() != rows * width {
             let found = values.len() / width;
             return Err(ModelError::PixelRows { found, expected: rows, grid });
         }
-        let mut rounded = vec![bf16::ZERO; rows * columns];
-        for (to, from) in rounded.chunks_exact_mut(columns).zip(values.chunks_exact(width)) {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = bf16::from_f32(*from);
-            }
+        let mut padded = vec![0.0; rows * columns];
+        for (to, from) in padded.chunks_exact_mut(columns).zip(values.chunks_exact(width)) {
+            to[..width].copy_from_slice(from);
         }
-        Ok(rounded)
+        Ok(padded)
     }
 
     /// x += proj(attention(rope(qkv(norm1(x))))).
@@ -261,7 +247,7 @@ impl Vision {
         &self,
         device: &Device,
         workspace: &mut Workspace,
-        block: &VisionBlock<Buffer<bf16>>,
+        block: &VisionBlock<Floats>,
         run: &Run,
     ) -> Result<(), ModelError> {
         let (e, rows) = (self.widths.patch, run.rows);
@@ -315,7 +301,7 @@ impl Vision {
         &self,
         device: &Device,
         workspace: &mut Workspace,
-        block: &VisionBlock<Buffer<bf16>>,
+        block: &VisionBlock<Floats>,
         rows: usize,
     ) -> Result<(), ModelError> {
         let (e, f) = (self.widths.patch, self.widths.vision_mlp);
@@ -394,10 +380,10 @@ impl Vision {
 /// y = LayerNorm(x), as many rows as `y` has.
 fn norm(
     device: &Device,
-    x: &Buffer<bf16>,
-    weight: &Buffer<bf16>,
-    bias: &Buffer<bf16>,
-    y: ViewMut<'_, bf16>,
+    x: &Floats,
+    weight: &Floats,
+    bias: &Floats,
+    y: FloatViewMut<'_>,
 ) -> Result<(), ModelError> {
     let channels = weight.len();
     let (len, rows) = (y.len(), PatchRows(y.len() / channels));

@@ -1,7 +1,7 @@
 //! Typed weight sets: what the kernels read, made from a checkpoint.
 //!
 //! Every name and shape is checked against the configuration before a byte is converted. Then each
-//! tensor is prepared on the host in turn (converted to bf16, stacked with those that one GEMM
+//! tensor is prepared on the host in turn (converted to the compute type, stacked with those that one GEMM
 //! reads, padded) and handed to whoever keeps it: a device in [`Weights::load`], a test in its own
 //! way through [`prepare`].
 //!
@@ -9,9 +9,9 @@
 //! to a multiple of [`WIDTH_STEP`], which changes no bit of a product. Vectors are `[N]`, padded
 //! likewise.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, path::PathBuf};
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::{
     ModelError,
@@ -20,8 +20,8 @@ use super::{
     names::{self, Expected},
 };
 use crate::{
-    device::{Buffer, Device},
-    units::Bytes,
+    device::{Device, Element, Floats},
+    units::{Bytes, Float, FloatType},
 };
 
 /// Widths are padded to a multiple of this: the depth of one tensor-core step.
@@ -130,25 +130,27 @@ pub struct WeightSet<W> {
 }
 
 /// Weights on a device.
-pub type Weights = WeightSet<Buffer<bf16>>;
+pub type Weights = WeightSet<Floats>;
 
 /// One prepared tensor on the host.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HostTensor {
+pub struct HostTensor<T> {
     /// Published name of the first tensor in it.
     pub name: String,
     /// Its dimensions after padding: `[N]` or `[N, K]`.
     pub shape: Vec<usize>,
     /// Its elements, row major.
-    pub values: Vec<bf16>,
+    pub values: Vec<T>,
 }
 
 /// What was odd about a checkpoint and does not stop it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoadWarning {
-    /// Tensors were stored otherwise and were rounded to bf16.
+    /// Tensors were stored otherwise and were converted to the compute type.
     Converted {
+        /// The type that they have on the device.
+        to: FloatType,
         /// How they are stored.
         from: StoredType,
         /// How many.
@@ -181,8 +183,8 @@ impl LoadWarning {
 impl fmt::Display for LoadWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Converted { from, tensors } => {
-                write!(f, "{tensors} tensors are stored as {from} and were rounded to BF16")
+            Self::Converted { to, from, tensors } => {
+                write!(f, "{tensors} tensors are stored as {from} and were converted to {to}")
             }
             Self::Ignored { file, tensor } => {
                 write!(f, "{}: tensor {tensor} is not part of the model", file.display())
@@ -195,7 +197,7 @@ impl fmt::Display for LoadWarning {
 }
 
 impl Weights {
-    /// Checks, prepares and uploads all weights.
+    /// Checks, prepares and uploads all weights as numbers of a type.
     ///
     /// # Errors
     /// [`ModelError::Checkpoint`] for the first tensor that is missing, misshapen or of a type
@@ -204,8 +206,19 @@ impl Weights {
         device: &Device,
         config: &ModelConfig,
         checkpoint: &Checkpoint,
+        dtype: FloatType,
     ) -> Result<(Self, Vec<LoadWarning>), ModelError> {
-        prepare(config, checkpoint, |tensor| Ok(device.upload(&tensor.values)?))
+        fn upload<T: Float + Element>(
+            device: &Device,
+            tensor: &HostTensor<T>,
+        ) -> Result<Floats, ModelError> {
+            Ok(device.upload(&tensor.values)?.into())
+        }
+        match dtype {
+            FloatType::Bf16 => prepare::<bf16, _, _>(config, checkpoint, |t| upload(device, &t)),
+            FloatType::F16 => prepare::<f16, _, _>(config, checkpoint, |t| upload(device, &t)),
+            FloatType::F32 => prepare::<f32, _, _>(config, checkpoint, |t| upload(device, &t)),
+        }
     }
 }
 
@@ -215,24 +228,29 @@ pub fn padded(width: usize) -> usize {
 }
 
 /// Device memory of all weights, known from the configuration alone; `None` on overflow.
-pub fn planned_bytes(config: &ModelConfig) -> Option<Bytes> {
+pub fn planned_bytes(config: &ModelConfig, dtype: FloatType) -> Option<Bytes> {
     let times = |count: usize, tensors: &[Expected]| {
-        sum_bytes(tensors.iter())?.checked_mul(u64::try_from(count).ok()?)
+        sum_bytes(tensors.iter(), dtype)?.checked_mul(u64::try_from(count).ok()?)
     };
     let once: Vec<_> = names::expected_once(config).collect();
     let vision = names::vision_block_tensors(&config.vision, 0);
     let text = names::text_layer_tensors(&config.text, 0);
-    sum_bytes(once.iter())?
+    sum_bytes(once.iter(), dtype)?
         .checked_add(times(config.vision.depth, &vision)?)?
         .checked_add(times(config.text.num_hidden_layers, &text)?)
 }
 
-fn sum_bytes<'a>(mut tensors: impl Iterator<Item = &'a Expected>) -> Option<Bytes> {
+fn sum_bytes<'a>(
+    mut tensors: impl Iterator<Item = &'a Expected>,
+    dtype: FloatType,
+) -> Option<Bytes> {
     tensors.try_fold(Bytes(0), |sum, tensor| {
         let elements = padded_shape(&tensor.shape)?
             .iter()
             .try_fold(1usize, |product, side| product.checked_mul(*side))?;
-        let bytes = Bytes::of::<bf16>(elements)?.0.checked_next_multiple_of(BUFFER_ALIGNMENT)?;
+        let bytes = Bytes::of::<u8>(elements.checked_mul(dtype.size())?)?
+            .0
+            .checked_next_multiple_of(BUFFER_ALIGNMENT)?;
         sum.checked_add(Bytes(bytes))
     })
 }
@@ -250,24 +268,27 @@ pub fn problems(config: &ModelConfig, checkpoint: &Checkpoint) -> Vec<Checkpoint
 /// # Errors
 /// [`CheckpointError`] for the first tensor that is missing, misshapen or of a type that is not
 /// read, and whatever `place` returns.
-pub fn prepare<W, E: From<CheckpointError>>(
+pub fn prepare<T: Float, W, E: From<CheckpointError>>(
     config: &ModelConfig,
     checkpoint: &Checkpoint,
-    place: impl FnMut(HostTensor) -> Result<W, E>,
+    place: impl FnMut(HostTensor<T>) -> Result<W, E>,
 ) -> Result<(WeightSet<W>, Vec<LoadWarning>), E> {
     let mut converted = BTreeMap::new();
     let mut known = Vec::new();
     for expected in names::expected(config) {
         let tensor = find(checkpoint, &expected)?;
-        if tensor.dtype != StoredType::Bf16 {
+        if tensor.dtype.float() != Some(T::TYPE) {
             *converted.entry(tensor.dtype).or_insert(0) += 1;
         }
         known.push(expected.name);
     }
-    let converted =
-        converted.into_iter().map(|(from, tensors)| LoadWarning::Converted { from, tensors });
+    let converted = converted.into_iter().map(|(from, tensors)| LoadWarning::Converted {
+        to: T::TYPE,
+        from,
+        tensors,
+    });
     let warnings = converted.chain(ignored(config, checkpoint, known)).collect();
-    let mut preparation = Preparation { checkpoint, place };
+    let mut preparation = Preparation { checkpoint, place, element: PhantomData };
     let vision = preparation.vision(config)?;
     let text = preparation.text(config)?;
     Ok((WeightSet { vision, text }, warnings))
@@ -288,7 +309,7 @@ fn find<'a>(
         return Err(CheckpointError::WrongShape { file, tensor: name, expected, found });
     }
     match tensor.dtype {
-        StoredType::Bf16 | StoredType::F16 | StoredType::F32 => Ok(tensor),
+        found if found.float().is_some() => Ok(tensor),
         found => Err(CheckpointError::WrongType { file, tensor: name, found }),
     }
 }
@@ -326,15 +347,17 @@ fn padded_shape(shape: &[usize]) -> Option<Vec<usize>> {
 }
 
 /// Prepares the tensors of a checkpoint whose names and shapes have been checked.
-struct Preparation<'a, F> {
+struct Preparation<'a, T, F> {
     checkpoint: &'a Checkpoint,
     place: F,
+    element: PhantomData<T>,
 }
 
-impl<W, E, F> Preparation<'_, F>
+impl<T, W, E, F> Preparation<'_, T, F>
 where
+    T: Float,
     E: From<CheckpointError>,
-    F: FnMut(HostTensor) -> Result<W, E>,
+    F: FnMut(HostTensor<T>) -> Result<W, E>,
 {
     fn vision(&mut self, config: &ModelConfig) -> Result<VisionWeights<W>, E> {
         Ok(VisionWeights {
@@ -441,10 +464,10 @@ fn missing(checkpoint: &Checkpoint, tensor: &str) -> CheckpointError {
     CheckpointError::MissingTensor { folder, tensor }
 }
 
-/// Appends a tensor as bf16 with zeros behind each row and behind the last; its padded shape.
-fn append_padded(
+/// Appends a tensor with zeros behind each row and behind the last; its padded shape.
+fn append_padded<T: Float>(
     tensor: &Tensor<'_>,
-    values: &mut Vec<bf16>,
+    values: &mut Vec<T>,
 ) -> Result<Vec<usize>, CheckpointError> {
     let Some(shape) = padded_shape(tensor.shape) else {
         let (file, tensor) = (tensor.file.to_owned(), tensor.name.to_owned());
@@ -456,16 +479,16 @@ fn append_padded(
     let columns: usize = tensor.shape.iter().skip(1).product();
     let stride = shape.get(1).copied().unwrap_or(1);
     if columns == stride {
-        tensor.append_bf16(values)?;
+        tensor.append(values)?;
     } else {
         let mut rows = Vec::with_capacity(tensor.elements());
-        tensor.append_bf16(&mut rows)?;
+        tensor.append(&mut rows)?;
         for row in rows.chunks_exact(columns) {
             values.extend_from_slice(row);
-            values.resize(values.len() + stride - columns, bf16::ZERO);
+            values.resize(values.len() + stride - columns, T::default());
         }
     }
-    values.resize(start + total, bf16::ZERO);
+    values.resize(start + total, T::default());
     Ok(shape)
 }
 

@@ -12,17 +12,15 @@
 //! logits      -                                  [rows asked for, V]
 //! ```
 
-use half::bf16;
-
 use super::{ModelError, config::ModelConfig, weights::WIDTH_STEP};
 use crate::{
-    device::{Buffer, Device, Element, Event, PinnedBuffer, View, as_bytes},
+    device::{Buffer, Device, Element, Event, Floats, PinnedBuffer, View, as_bytes},
     ops::{
         attn_decode::{AttnPartLens, segments},
         kv::KvLayout,
         sample::{Sample, SampleResult},
     },
-    units::{Bytes, PAGE_TOKENS, Tokens},
+    units::{Bytes, FloatType, PAGE_TOKENS, Tokens},
 };
 
 /// Rows of a buffer are rounded up to the tallest tile.
@@ -102,6 +100,7 @@ impl Widths {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkspacePlan {
     limits: StepLimits,
+    dtype: FloatType,
     x: usize,
     y: usize,
     wide: usize,
@@ -117,11 +116,15 @@ pub struct WorkspacePlan {
 }
 
 impl WorkspacePlan {
-    /// Sizes everything for a model and its largest step.
+    /// Sizes everything for a model, its largest step and the type that it computes in.
     ///
     /// # Errors
     /// [`ModelError::StepTooLarge`] if a size passes the address space.
-    pub fn new(config: &ModelConfig, limits: StepLimits) -> Result<Self, ModelError> {
+    pub fn new(
+        config: &ModelConfig,
+        limits: StepLimits,
+        dtype: FloatType,
+    ) -> Result<Self, ModelError> {
         let widths = Widths::new(config);
         let layout = kv_layout(config, limits.pages);
         let max_segments = segments(Tokens(limits.sequence_tokens));
@@ -134,6 +137,7 @@ impl WorkspacePlan {
             let text_y = widths.token.max(widths.queries);
             Some(Self {
                 limits,
+                dtype,
                 x: r.checked_mul(widths.patch)?.max(t.checked_mul(widths.token)?),
                 y: r.checked_mul(widths.patch)?.max(t.checked_mul(text_y)?),
                 wide: r.checked_mul(vision_wide)?.max(t.checked_mul(text_wide)?),
@@ -159,10 +163,11 @@ impl WorkspacePlan {
     /// Name and size of each buffer, the largest of which a refusal names.
     pub fn parts(&self) -> Vec<(&'static str, Bytes)> {
         let bytes = |count: usize, size: usize| Bytes(count as u64 * size as u64);
+        let size = self.dtype.size();
         vec![
-            ("key/value pages", bytes(self.pool, 2)),
-            ("activations", bytes(self.x + self.y + self.wide + self.act, 2)),
-            ("image rows", bytes(self.image_rows, 2)),
+            ("key/value pages", bytes(self.pool, size)),
+            ("activations", bytes(self.x + self.y + self.wide + self.act, size)),
+            ("image rows", bytes(self.image_rows, size)),
             ("logits", bytes(self.logits, 4)),
             ("attention partials", bytes(self.parts.outputs + self.parts.states, 4)),
             ("sampling history", bytes(self.bitmap, 4)),
@@ -209,12 +214,12 @@ fn staging_bytes(limits: StepLimits) -> Option<usize> {
 pub struct Workspace {
     /// The largest step that it takes.
     pub(super) limits: StepLimits,
-    pub(super) x: Buffer<bf16>,
-    pub(super) y: Buffer<bf16>,
-    pub(super) wide: Buffer<bf16>,
-    pub(super) act: Buffer<bf16>,
+    pub(super) x: Floats,
+    pub(super) y: Floats,
+    pub(super) wide: Floats,
+    pub(super) act: Floats,
     /// Merged rows of pictures, `[image rows, C]`.
-    pub image_rows: Buffer<bf16>,
+    pub image_rows: Floats,
     /// `[logit rows, V padded]`.
     pub logits: Buffer<f32>,
     pub(super) part_outputs: Buffer<f32>,
@@ -222,7 +227,7 @@ pub struct Workspace {
     pub(super) part_counters: Buffer<u32>,
     pub(super) max_segments: usize,
     /// Keys and values.
-    pub pool: Buffer<bf16>,
+    pub pool: Floats,
     /// The sampler's history: tokens that occurred, `[B, words]`.
     pub bitmap: Buffer<u32>,
     /// The sampler's history: how often, `[B, V]`.
@@ -245,19 +250,20 @@ impl Workspace {
     /// # Errors
     /// [`ModelError::Device`].
     pub fn new(device: &Device, plan: &WorkspacePlan) -> Result<Self, ModelError> {
+        let floats = |len: usize| device.alloc_floats(plan.dtype, len);
         Ok(Self {
             limits: plan.limits,
-            x: device.alloc(plan.x)?,
-            y: device.alloc(plan.y)?,
-            wide: device.alloc(plan.wide)?,
-            act: device.alloc(plan.act)?,
-            image_rows: device.alloc(plan.image_rows)?,
+            x: floats(plan.x)?,
+            y: floats(plan.y)?,
+            wide: floats(plan.wide)?,
+            act: floats(plan.act)?,
+            image_rows: floats(plan.image_rows)?,
             logits: device.alloc(plan.logits)?,
             part_outputs: device.alloc(plan.parts.outputs)?,
             part_states: device.alloc(plan.parts.states)?,
             part_counters: device.zeros(plan.parts.counters)?,
             max_segments: plan.max_segments,
-            pool: device.alloc(plan.pool)?,
+            pool: floats(plan.pool)?,
             bitmap: device.zeros(plan.bitmap)?,
             counts: device.zeros(plan.counts)?,
             status: device.zeros(plan.limits.sequences)?,

@@ -1,17 +1,15 @@
 //! Attention of one new row of each sequence over pages, split over segments of its keys. Kernel
 //! `kernels/attn_decode.cu`, oracle [`crate::reference::attn_decode`].
 
-use half::bf16;
-
 use super::kv::{KvCache, KvLayout};
 use super::params::{
     ATTN_DECODE_HEADS, ATTN_DECODE_SEGMENT, ATTN_DECODE_SHARED_ROWS, ATTN_DECODE_THREADS,
     AttnDecodeParams,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, check_dim, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
-use crate::units::{Bytes, Tokens};
+use super::{Cost, OpError, attn, check_dim, check_len, check_types, dim, product};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View, ViewMut};
+use crate::units::{Bytes, FloatType, Tokens};
 
 const OP: &str = "attn_decode";
 
@@ -20,7 +18,7 @@ const OP: &str = "attn_decode";
 #[derive(Debug)]
 pub struct AttnDecode<'a> {
     /// `[rows, (heads + 2 G) * head_dim]`: queries, then keys and values, which are not read.
-    pub qkv: View<'a, bf16>,
+    pub qkv: FloatView<'a>,
     /// Keys, values, and the sequences of the step.
     pub cache: KvCache<'a>,
     /// [`work_list`] of the same step.
@@ -28,7 +26,7 @@ pub struct AttnDecode<'a> {
     /// Memory for the parts of split sequences.
     pub parts: AttnParts<'a>,
     /// `[rows, heads * head_dim]`; rows of sequences without work stay as they are.
-    pub o: ViewMut<'a, bf16>,
+    pub o: FloatViewMut<'a>,
     /// T of the kernel: rows of the step.
     pub rows: Tokens,
     /// H of the kernel, a multiple of the cache's G; D is the cache's: 32, 64 or 128.
@@ -116,7 +114,7 @@ impl AttnDecode<'_> {
         let window = self.window.map_or(u64::MAX, |w| w.0 as u64);
         let keys = kv_len.iter().map(|&k| u64::from(k.max(0).unsigned_abs()).min(window));
         let (keys, rows) = (keys.sum::<u64>(), kv_len.len() as u64);
-        let (element, kv_row) = (size_of::<bf16>() as u64, layout.kv_heads * layout.head_dim);
+        let (element, kv_row) = (self.qkv.dtype().size() as u64, layout.kv_heads * layout.head_dim);
         Cost {
             read: Bytes((rows * width + 2 * kv_row as u64 * keys) * element),
             written: Bytes(rows * width * element),
@@ -132,7 +130,8 @@ impl AttnDecode<'_> {
     /// parts are shorter than [`AttnPartLens`]; [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
         let KvCache { layout, .. } = self.cache;
-        let symbol = symbol(layout.head_dim)?;
+        let dtype = self.qkv.dtype();
+        let symbol = symbol(layout.head_dim, dtype)?;
         attn::check_heads(OP, self.heads, layout.kv_heads)?;
         dim(OP, "T", self.rows.0)?;
         let strides = self.cache.check(OP)?;
@@ -141,6 +140,7 @@ impl AttnDecode<'_> {
         check_len(OP, "qkv", product(OP, "T", self.rows.0, fused)?, self.qkv.len())?;
         check_len(OP, "o", product(OP, "T", self.rows.0, width)?, self.o.len())?;
         let blocks = self.check_parts()?;
+        check_types(OP, dtype, [("pool", self.cache.pool.dtype()), ("o", self.o.dtype())])?;
         let items = work::items(OP, self.work.len())?;
         if items == 0 {
             return Ok(());
@@ -165,7 +165,7 @@ impl AttnDecode<'_> {
             window: attn::window(OP, self.window)?,
             scale_log2: attn::scale_log2(layout.head_dim),
         };
-        let row_bytes = layout.head_dim * size_of::<bf16>();
+        let row_bytes = layout.head_dim * self.qkv.dtype().size();
         let grid = Grid {
             blocks: [dim(OP, "work", items)?.cast_unsigned(), blocks, 1],
             threads: ATTN_DECODE_THREADS,
@@ -200,11 +200,11 @@ impl AttnDecode<'_> {
     }
 }
 
-fn symbol(head_dim: usize) -> Result<&'static str, OpError> {
+fn symbol(head_dim: usize, dtype: FloatType) -> Result<&'static str, OpError> {
     match head_dim {
-        32 => Ok("attn_decode_bf16_d32"),
-        64 => Ok("attn_decode_bf16_d64"),
-        128 => Ok("attn_decode_bf16_d128"),
+        32 => Ok(dtype.pick(["attn_decode_bf16_d32", "attn_decode_f16_d32", "attn_decode_f32"])),
+        64 => Ok(dtype.pick(["attn_decode_bf16_d64", "attn_decode_f16_d64", "attn_decode_f32"])),
+        128 => Ok(dtype.pick(["attn_decode_bf16_d128", "attn_decode_f16_d128", "attn_decode_f32"])),
         _ => {
             let rule = "attn_decode is built for D = 32, 64 and 128";
             Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule })

@@ -3,17 +3,15 @@
 
 use std::cmp::Reverse;
 
-use half::bf16;
-
 use super::kv::KvCache;
 use super::params::{
     ATTN_PREFILL_SHARED_ROWS, ATTN_PREFILL_THREADS, ATTN_PREFILL_TILE, AttnPrefillParams,
     PAGE_TOKENS,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
-use crate::units::{Bytes, Tokens};
+use super::{Cost, OpError, attn, check_len, check_types, dim, product};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
+use crate::units::{Bytes, FloatType, Tokens};
 
 const OP: &str = "attn_prefill";
 const KEY_TILE: i32 = PAGE_TOKENS.cast_signed();
@@ -23,13 +21,13 @@ const KEY_TILE: i32 = PAGE_TOKENS.cast_signed();
 #[derive(Debug)]
 pub struct AttnPrefill<'a> {
     /// `[rows, (heads + 2 G) * head_dim]`: queries, then keys and values, which are not read.
-    pub qkv: View<'a, bf16>,
+    pub qkv: FloatView<'a>,
     /// Keys, values, and the sequences of the step.
     pub cache: KvCache<'a>,
     /// [`work_list`] or [`items`] of the same step.
     pub work: View<'a, i32>,
     /// `[rows, heads * head_dim]`; rows of sequences without work stay as they are.
-    pub o: ViewMut<'a, bf16>,
+    pub o: FloatViewMut<'a>,
     /// T of the kernel: rows of the step.
     pub rows: Tokens,
     /// H of the kernel, a multiple of the cache's G; D is the cache's: 32, 64 or 128.
@@ -83,7 +81,7 @@ impl AttnPrefill<'_> {
                 pairs += u64::from(seen).min(self.window.map_or(u64::MAX, |w| w.0 as u64));
             }
         }
-        let (element, kv_row) = (size_of::<bf16>() as u64, layout.kv_heads * layout.head_dim);
+        let (element, kv_row) = (self.qkv.dtype().size() as u64, layout.kv_heads * layout.head_dim);
         Cost {
             read: Bytes((rows * width + 2 * kv_row as u64 * keys) * element),
             written: Bytes(rows * width * element),
@@ -99,7 +97,8 @@ impl AttnPrefill<'_> {
     /// [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
         let KvCache { layout, .. } = self.cache;
-        let symbol = symbol(layout.head_dim)?;
+        let dtype = self.qkv.dtype();
+        let symbol = symbol(layout.head_dim, dtype)?;
         attn::check_heads(OP, self.heads, layout.kv_heads)?;
         dim(OP, "T", self.rows.0)?;
         let strides = self.cache.check(OP)?;
@@ -107,6 +106,7 @@ impl AttnPrefill<'_> {
         let fused = product(OP, "H", self.heads + 2 * layout.kv_heads, layout.head_dim)?;
         check_len(OP, "qkv", product(OP, "T", self.rows.0, fused)?, self.qkv.len())?;
         check_len(OP, "o", product(OP, "T", self.rows.0, width)?, self.o.len())?;
+        check_types(OP, dtype, [("pool", self.cache.pool.dtype()), ("o", self.o.dtype())])?;
         let items = work::items(OP, self.work.len())?;
         if items == 0 {
             return Ok(());
@@ -128,7 +128,7 @@ impl AttnPrefill<'_> {
             scale_log2: attn::scale_log2(layout.head_dim),
             pad: 0,
         };
-        let row_bytes = layout.head_dim * size_of::<bf16>();
+        let row_bytes = layout.head_dim * self.qkv.dtype().size();
         let grid = Grid {
             blocks: [dim(OP, "work", items)?.cast_unsigned(), params.H.cast_unsigned(), 1],
             threads: ATTN_PREFILL_THREADS,
@@ -142,11 +142,13 @@ impl AttnPrefill<'_> {
     }
 }
 
-fn symbol(head_dim: usize) -> Result<&'static str, OpError> {
+fn symbol(head_dim: usize, dtype: FloatType) -> Result<&'static str, OpError> {
     match head_dim {
-        32 => Ok("attn_prefill_bf16_d32"),
-        64 => Ok("attn_prefill_bf16_d64"),
-        128 => Ok("attn_prefill_bf16_d128"),
+        32 => Ok(dtype.pick(["attn_prefill_bf16_d32", "attn_prefill_f16_d32", "attn_prefill_f32"])),
+        64 => Ok(dtype.pick(["attn_prefill_bf16_d64", "attn_prefill_f16_d64", "attn_prefill_f32"])),
+        128 => {
+            Ok(dtype.pick(["attn_prefill_bf16_d128", "attn_prefill_f16_d128", "attn_prefill_f32"]))
+        }
         _ => {
             let rule = "attn_prefill is built for D = 32, 64 and 128";
             Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule })

@@ -3,15 +3,13 @@
 
 use std::cmp::Reverse;
 
-use half::bf16;
-
 use super::params::{
     ATTN_VISION_SHARED_ROWS, ATTN_VISION_THREADS, ATTN_VISION_TILE, AttnVisionParams,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
-use crate::units::{Bytes, PatchRows};
+use super::{Cost, OpError, attn, check_len, check_types, dim, product};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
+use crate::units::{Bytes, FloatType, PatchRows};
 
 const OP: &str = "attn_vision";
 
@@ -19,13 +17,13 @@ const OP: &str = "attn_vision";
 #[derive(Debug)]
 pub struct AttnVision<'a> {
     /// `[rows, 3 * heads * head_dim]`: queries, keys, values, already rotated.
-    pub qkv: View<'a, bf16>,
+    pub qkv: FloatView<'a>,
     /// `[frames + 1]`: first row of each frame, then `rows`.
     pub cu_rows: View<'a, i32>,
     /// [`work_list`] of the same `cu_rows`.
     pub work: View<'a, i32>,
     /// `[rows, heads * head_dim]`, written whole.
-    pub o: ViewMut<'a, bf16>,
+    pub o: FloatViewMut<'a>,
     /// R of the kernel.
     pub rows: PatchRows,
     /// H of the kernel.
@@ -51,7 +49,7 @@ impl AttnVision<'_> {
     /// The least that a launch moves and computes, given the host's copy of `cu_rows`.
     pub fn cost(&self, cu_rows: &[i32]) -> Cost {
         let width = (self.heads * self.head_dim) as u64;
-        let row = self.rows.0 as u64 * width * size_of::<bf16>() as u64;
+        let row = self.rows.0 as u64 * width * self.qkv.dtype().size() as u64;
         let lengths = cu_rows.windows(2).map(|b| u64::from((b[1] - b[0]).unsigned_abs()));
         let pairs: u64 = lengths.map(|length| length * length).sum();
         Cost { read: Bytes(3 * row), written: Bytes(row), flop: 4 * width * pairs }
@@ -63,13 +61,15 @@ impl AttnVision<'_> {
     /// [`OpError::Dim`] if `head_dim` has no kernel or a dimension passes its type;
     /// [`OpError::Shape`] if a view is not as long as its shape; [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
-        let symbol = symbol(self.head_dim)?;
+        let dtype = self.qkv.dtype();
+        let symbol = symbol(self.head_dim, dtype)?;
         attn::check_heads(OP, self.heads, self.heads)?;
         dim(OP, "R", self.rows.0)?;
         let width = product(OP, "H", self.heads, self.head_dim)?;
         let fused = product(OP, "H", 3, width)?;
         check_len(OP, "qkv", product(OP, "R", self.rows.0, fused)?, self.qkv.len())?;
         check_len(OP, "o", product(OP, "R", self.rows.0, width)?, self.o.len())?;
+        check_types(OP, dtype, [("o", self.o.dtype())])?;
         let items = work::items(OP, self.work.len())?;
         if items == 0 {
             return Ok(());
@@ -84,7 +84,7 @@ impl AttnVision<'_> {
             H: dim(OP, "H", self.heads)?,
             scale_log2: attn::scale_log2(self.head_dim),
         };
-        let row_bytes = self.head_dim * size_of::<bf16>();
+        let row_bytes = self.head_dim * self.qkv.dtype().size();
         let grid = Grid {
             blocks: [dim(OP, "work", items)?.cast_unsigned(), params.H.cast_unsigned(), 1],
             threads: ATTN_VISION_THREADS,
@@ -98,11 +98,11 @@ impl AttnVision<'_> {
     }
 }
 
-fn symbol(head_dim: usize) -> Result<&'static str, OpError> {
+fn symbol(head_dim: usize, dtype: FloatType) -> Result<&'static str, OpError> {
     match head_dim {
-        32 => Ok("attn_vision_bf16_d32"),
-        64 => Ok("attn_vision_bf16_d64"),
-        80 => Ok("attn_vision_bf16_d80"),
+        32 => Ok(dtype.pick(["attn_vision_bf16_d32", "attn_vision_f16_d32", "attn_vision_f32"])),
+        64 => Ok(dtype.pick(["attn_vision_bf16_d64", "attn_vision_f16_d64", "attn_vision_f32"])),
+        80 => Ok(dtype.pick(["attn_vision_bf16_d80", "attn_vision_f16_d80", "attn_vision_f32"])),
         _ => {
             let rule = "attn_vision is built for D = 32, 64 and 80";
             Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule })

@@ -1,12 +1,10 @@
 //! Rows of tables: token and image rows into packed rows, and chosen rows of a matrix. Kernel
 //! `kernels/embed.cu`, oracle [`crate::reference::embed`].
 
-use half::bf16;
-
 use super::params::{EMBED_ROWS, EMBED_STATUS_RANGE, EMBED_THREADS, EmbedParams};
-use super::{Cost, OpError, check_dim, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
-use crate::units::{Bytes, Tokens};
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View, ViewMut};
+use crate::units::{Bytes, FloatType, Tokens};
 
 /// Set in a sequence's status when a token id or an image row is out of range; the row is zero.
 pub const STATUS_RANGE: u32 = EMBED_STATUS_RANGE;
@@ -21,9 +19,9 @@ const VEC: usize = 8;
 #[derive(Debug)]
 pub struct Embed<'a> {
     /// `[vocabulary, channels]`.
-    pub table: View<'a, bf16>,
+    pub table: FloatView<'a>,
     /// `[any, channels]`, the rows of this step's pictures.
-    pub image_rows: Option<View<'a, bf16>>,
+    pub image_rows: Option<FloatView<'a>>,
     /// `[rows]`.
     pub ids: View<'a, i32>,
     /// `[rows]`: a row of `image_rows`, or -1 for a token row.
@@ -31,7 +29,7 @@ pub struct Embed<'a> {
     /// `[rows]`: the sequence that a row belongs to.
     pub sequence: View<'a, i32>,
     /// `[rows, channels]`, written whole.
-    pub y: ViewMut<'a, bf16>,
+    pub y: FloatViewMut<'a>,
     /// `[sequences]`.
     pub status: ViewMut<'a, u32>,
     /// T of the kernel.
@@ -45,7 +43,7 @@ pub struct Embed<'a> {
 impl Embed<'_> {
     /// The least that a launch moves.
     pub fn cost(&self) -> Cost {
-        gather_cost(self.rows.0, self.channels, 3)
+        gather_cost(self.rows.0, self.channels, 3, self.y.dtype())
     }
 
     /// Queues the kernel on the device's stream. Zero rows is no launch.
@@ -63,6 +61,9 @@ impl Embed<'_> {
         check_len(OP, "ids", rows, self.ids.len())?;
         check_len(OP, "source", rows, self.source.len())?;
         check_len(OP, "sequence", rows, self.sequence.len())?;
+        let dtype = self.y.dtype();
+        let image_type = self.image_rows.map_or(dtype, |view| view.dtype());
+        check_types(OP, dtype, [("table", self.table.dtype()), ("image_rows", image_type)])?;
         check_len(OP, "y", product(OP, "T", rows, channels)?, self.y.len())?;
         let params = EmbedParams {
             table: self.table.ptr(),
@@ -79,7 +80,7 @@ impl Embed<'_> {
             B: dim(OP, "B", self.status.len())?,
             pad: 0,
         };
-        launch(device, &params)
+        launch(device, dtype, &params)
     }
 }
 
@@ -89,11 +90,11 @@ impl Embed<'_> {
 #[derive(Debug)]
 pub struct RowGather<'a> {
     /// `[any, channels]`.
-    pub x: View<'a, bf16>,
+    pub x: FloatView<'a>,
     /// `[rows]`: a row of `x`, or -1.
     pub index: View<'a, i32>,
     /// `[rows, channels]`, written whole.
-    pub y: ViewMut<'a, bf16>,
+    pub y: FloatViewMut<'a>,
     /// `[rows]`.
     pub status: ViewMut<'a, u32>,
     /// T of the kernel.
@@ -105,7 +106,7 @@ pub struct RowGather<'a> {
 impl RowGather<'_> {
     /// The least that a launch moves.
     pub fn cost(&self) -> Cost {
-        gather_cost(self.rows, self.channels, 1)
+        gather_cost(self.rows, self.channels, 1, self.y.dtype())
     }
 
     /// Queues the kernel on the device's stream. Zero rows is no launch.
@@ -119,6 +120,8 @@ impl RowGather<'_> {
         let available = self.x.len() / channels;
         check_len(OP, "x", available * channels, self.x.len())?;
         check_len(OP, "index", rows, self.index.len())?;
+        let dtype = self.y.dtype();
+        check_types(OP, dtype, [("x", self.x.dtype())])?;
         check_len(OP, "status", rows, self.status.len())?;
         check_len(OP, "y", product(OP, "T", rows, channels)?, self.y.len())?;
         let params = EmbedParams {
@@ -136,7 +139,7 @@ impl RowGather<'_> {
             B: dim(OP, "B", rows)?,
             pad: 0,
         };
-        launch(device, &params)
+        launch(device, dtype, &params)
     }
 }
 
@@ -145,13 +148,13 @@ fn check_channels(op: &'static str, channels: usize) -> Result<(), OpError> {
     check_dim(whole, op, "C", channels, "C must be a positive multiple of 8")
 }
 
-fn gather_cost(rows: usize, channels: usize, indices: usize) -> Cost {
-    let (rows, row) = (rows as u64, (channels * size_of::<bf16>()) as u64);
+fn gather_cost(rows: usize, channels: usize, indices: usize, dtype: FloatType) -> Cost {
+    let (rows, row) = (rows as u64, (channels * dtype.size()) as u64);
     let index = (indices * size_of::<i32>()) as u64;
     Cost { read: Bytes(rows * (row + index)), written: Bytes(rows * row), flop: 0 }
 }
 
-fn launch(device: &Device, params: &EmbedParams) -> Result<(), OpError> {
+fn launch(device: &Device, dtype: FloatType, params: &EmbedParams) -> Result<(), OpError> {
     if params.T == 0 {
         return Ok(());
     }
@@ -160,6 +163,6 @@ fn launch(device: &Device, params: &EmbedParams) -> Result<(), OpError> {
     // SAFETY: both callers checked every length against the dimensions in `params`; a `View` starts
     // on a 16-byte boundary; the kernel checks ids, sources and sequences before it uses them; the
     // borrows keep outputs apart from inputs; memory is freed in stream order.
-    unsafe { device.launch("embed_bf16", grid, params) }?;
+    unsafe { device.launch(dtype.pick(symbols!("embed")), grid, params) }?;
     Ok(())
 }

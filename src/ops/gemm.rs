@@ -4,8 +4,6 @@
 //! [`Gemm`] is the one entry for every linear layer. It chooses the kernel from the shape alone;
 //! all choices give the same bits (docs/numerics.md, N1), so the choice is a matter of speed.
 
-use half::bf16;
-
 use super::gemv;
 use super::params::{
     GEMM_32X64_STAGES, GEMM_32X64_THREADS, GEMM_64X64_STAGES, GEMM_64X64_THREADS,
@@ -13,9 +11,9 @@ use super::params::{
     GEMM_GELU_ERF, GEMM_LOGITS, GEMM_QUICK_GELU, GEMM_RESIDUAL, GEMM_STORE, GEMM_TILE_K,
     GemmParams,
 };
-use super::{Cost, OpError, check_dim, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
-use crate::units::Bytes;
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, product};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, ViewMut};
+use crate::units::{Bytes, FloatType};
 
 const OP: &str = "gemm";
 /// N is a multiple of this: one 16-byte store.
@@ -25,19 +23,19 @@ const INPUTS_STEP: usize = 16;
 /// From this N on a weight is large: blocks for every multiprocessor in any tile.
 const MANY_OUTPUTS: usize = 8192;
 
-/// What becomes of `sum = x . weight^T`, and where it goes. Every `bf16()` is a rounding point of
-/// the reference (docs/spec.md, 15.1); a bias is added before the first.
+/// What becomes of `sum = x . weight^T`, and where it goes. E is the type of x, and every
+/// `E()` is a rounding point of the reference (docs/spec.md, 15.1); a bias is added before the first.
 #[derive(Debug)]
 pub enum Output<'a> {
-    /// `y = bf16(sum + bias)`.
-    Store(ViewMut<'a, bf16>),
-    /// `y = bf16(bf16(sum + bias) + y)`: adds onto the residual stream, in place.
-    Residual(ViewMut<'a, bf16>),
-    /// `y = QuickGELU(bf16(sum + bias))`.
-    QuickGelu(ViewMut<'a, bf16>),
-    /// `y = GELU(bf16(sum + bias))`, with the error function.
-    GeluErf(ViewMut<'a, bf16>),
-    /// `y = f32(bf16(sum + bias))`.
+    /// `y = E(sum + bias)`.
+    Store(FloatViewMut<'a>),
+    /// `y = E(E(sum + bias) + y)`: adds onto the residual stream, in place.
+    Residual(FloatViewMut<'a>),
+    /// `y = QuickGELU(E(sum + bias))`.
+    QuickGelu(FloatViewMut<'a>),
+    /// `y = GELU(E(sum + bias))`, with the error function.
+    GeluErf(FloatViewMut<'a>),
+    /// `y = f32(E(sum + bias))`.
     Logits(ViewMut<'a, f32>),
 }
 
@@ -45,11 +43,11 @@ pub enum Output<'a> {
 #[derive(Debug)]
 pub struct Gemm<'a> {
     /// `[rows, inputs]`.
-    pub x: View<'a, bf16>,
+    pub x: FloatView<'a>,
     /// `[outputs, inputs]`, as checkpoints store it.
-    pub weight: View<'a, bf16>,
+    pub weight: FloatView<'a>,
     /// `[outputs]`.
-    pub bias: Option<View<'a, bf16>>,
+    pub bias: Option<FloatView<'a>>,
     /// `[rows, outputs]`, written whole.
     pub y: Output<'a>,
     /// M of the kernel.
@@ -60,11 +58,20 @@ pub struct Gemm<'a> {
     pub inputs: usize,
 }
 
+/// Entry points of a form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entries {
+    /// On tensor cores, for bf16 and for f16.
+    Halves([&'static str; 2]),
+    /// Without tensor cores, for f32.
+    Single(&'static str),
+}
+
 /// One compiled form of the linear layer: its tile and what a block of it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// Entry point.
-    pub kernel: &'static str,
+    /// Entry points.
+    pub entries: Entries,
     /// Rows of x of a block; the few-row forms take no more than these.
     pub rows: usize,
     /// Rows of the weight of a block.
@@ -77,18 +84,47 @@ pub struct Variant {
     pub any_rows: bool,
 }
 
-const fn tile(kernel: &'static str, rows: u32, outputs: u32, threads: u32, stages: u32) -> Variant {
+/// The entry points `KERNEL_bf16_FORM` and `KERNEL_f16_FORM`.
+macro_rules! halves {
+    ($kernel:literal, $form:literal) => {
+        Entries::Halves([concat!($kernel, "_bf16_", $form), concat!($kernel, "_f16_", $form)])
+    };
+}
+pub(super) use halves;
+
+const fn tile(entries: Entries, rows: u32, outputs: u32, threads: u32, stages: u32) -> Variant {
     let shared_bytes = stages * (rows + outputs) * GEMM_TILE_K * 2;
     let (rows, outputs) = (rows as usize, outputs as usize);
-    Variant { kernel, rows, outputs, threads, shared_bytes, any_rows: true }
+    Variant { entries, rows, outputs, threads, shared_bytes, any_rows: true }
 }
 
 const TILE_128X128: Variant =
-    tile("gemm_bf16_128x128", 128, 128, GEMM_128X128_THREADS, GEMM_128X128_STAGES);
+    tile(halves!("gemm", "128x128"), 128, 128, GEMM_128X128_THREADS, GEMM_128X128_STAGES);
 const TILE_128X64: Variant =
-    tile("gemm_bf16_128x64", 128, 64, GEMM_128X64_THREADS, GEMM_128X64_STAGES);
-const TILE_64X64: Variant = tile("gemm_bf16_64x64", 64, 64, GEMM_64X64_THREADS, GEMM_64X64_STAGES);
-const TILE_32X64: Variant = tile("gemm_bf16_32x64", 32, 64, GEMM_32X64_THREADS, GEMM_32X64_STAGES);
+    tile(halves!("gemm", "128x64"), 128, 64, GEMM_128X64_THREADS, GEMM_128X64_STAGES);
+const TILE_64X64: Variant =
+    tile(halves!("gemm", "64x64"), 64, 64, GEMM_64X64_THREADS, GEMM_64X64_STAGES);
+const TILE_32X64: Variant =
+    tile(halves!("gemm", "32x64"), 32, 64, GEMM_32X64_THREADS, GEMM_32X64_STAGES);
+
+impl Variant {
+    /// Its entry point for a type, if it has one.
+    pub fn entry(&self, dtype: FloatType) -> Option<&'static str> {
+        match (self.entries, dtype) {
+            (Entries::Halves([bf16, _]), FloatType::Bf16) => Some(bf16),
+            (Entries::Halves([_, f16]), FloatType::F16) => Some(f16),
+            (Entries::Single(f32), FloatType::F32) => Some(f32),
+            (Entries::Halves(_), FloatType::F32) | (Entries::Single(_), _) => None,
+        }
+    }
+
+    /// Its first entry point, as a name.
+    pub fn name(&self) -> &'static str {
+        match self.entries {
+            Entries::Halves([first, _]) | Entries::Single(first) => first,
+        }
+    }
+}
 
 /// The tiles of `kernels/gemm.cu`, which take any number of rows.
 pub const TILES: [Variant; 4] = [TILE_128X128, TILE_128X64, TILE_64X64, TILE_32X64];
@@ -170,12 +206,13 @@ impl Gemm<'_> {
     pub fn cost(&self) -> Cost {
         let (m, n, k) = (self.rows as u64, self.outputs as u64, self.inputs as u64);
         let bias = if self.bias.is_some() { n } else { 0 };
+        let element = self.x.dtype().size() as u64;
         let (again, size) = match self.y {
-            Output::Residual(_) => (m * n, 2),
+            Output::Residual(_) => (m * n, element),
             Output::Logits(_) => (0, 4),
-            _ => (0, 2),
+            _ => (0, element),
         };
-        let read = Bytes(2 * (m * k + n * k + bias + again));
+        let read = Bytes(element * (m * k + n * k + bias + again));
         Cost { read, written: Bytes(size * m * n), flop: 2 * m * n * k }
     }
 
@@ -200,7 +237,10 @@ impl Gemm<'_> {
     /// # Errors
     /// As [`Gemm::launch`]; [`OpError::Dim`] too if a few-row form is given more rows than it takes.
     pub fn launch_as(mut self, variant: &Variant, device: &Device) -> Result<(), OpError> {
-        let params = self.params()?;
+        let (params, dtype) = (self.params()?, self.x.dtype());
+        let entry = variant.entry(dtype);
+        let rule = "the form is not built for the type of x";
+        let entry = entry.ok_or(OpError::Dim { op: OP, dim: "E", found: dtype.size(), rule })?;
         let fits = variant.any_rows || self.rows <= variant.rows;
         check_dim(fits, OP, "M", self.rows, "M must be within the rows of a few-row form")?;
         if self.rows == 0 {
@@ -212,7 +252,7 @@ impl Gemm<'_> {
         // SAFETY: `params` checked every length against M, N and K; a `View` starts on a 16-byte
         // boundary and rows are multiples of 16 bytes; the borrows keep `y` apart from the inputs;
         // memory is freed in stream order, after this launch.
-        unsafe { device.launch(variant.kernel, grid, &params) }?;
+        unsafe { device.launch(entry, grid, &params) }?;
         Ok(())
     }
 
@@ -228,14 +268,18 @@ impl Gemm<'_> {
         if let Some(bias) = &self.bias {
             check_len(OP, "bias", outputs, bias.len())?;
         }
-        let (y, len, epilogue) = match &mut self.y {
-            Output::Store(y) => (y.ptr_mut(), y.len(), GEMM_STORE),
-            Output::Residual(y) => (y.ptr_mut(), y.len(), GEMM_RESIDUAL),
-            Output::QuickGelu(y) => (y.ptr_mut(), y.len(), GEMM_QUICK_GELU),
-            Output::GeluErf(y) => (y.ptr_mut(), y.len(), GEMM_GELU_ERF),
-            Output::Logits(y) => (y.ptr_mut(), y.len(), GEMM_LOGITS),
+        let x_type = self.x.dtype();
+        let (y, len, y_type, epilogue) = match &mut self.y {
+            Output::Store(y) => (y.ptr_mut(), y.len(), y.dtype(), GEMM_STORE),
+            Output::Residual(y) => (y.ptr_mut(), y.len(), y.dtype(), GEMM_RESIDUAL),
+            Output::QuickGelu(y) => (y.ptr_mut(), y.len(), y.dtype(), GEMM_QUICK_GELU),
+            Output::GeluErf(y) => (y.ptr_mut(), y.len(), y.dtype(), GEMM_GELU_ERF),
+            Output::Logits(y) => (y.ptr_mut(), y.len(), x_type, GEMM_LOGITS),
         };
         check_len(OP, "y", product(OP, "M", rows, outputs)?, len)?;
+        let bias = self.bias.map_or(x_type, |bias| bias.dtype());
+        let others = [("weight", self.weight.dtype()), ("bias", bias), ("y", y_type)];
+        check_types(OP, x_type, others)?;
         Ok(GemmParams {
             x: self.x.ptr(),
             weight: self.weight.ptr(),
@@ -276,7 +320,7 @@ mod tests {
             (4096, 1536, "gemm_bf16_128x128"),
         ];
         for (rows, outputs, kernel) in cases {
-            assert_eq!(choose(rows, outputs, A100).kernel, kernel, "M={rows} N={outputs}");
+            assert_eq!(choose(rows, outputs, A100).name(), kernel, "M={rows} N={outputs}");
         }
     }
 
@@ -295,7 +339,7 @@ mod tests {
         ];
         let limits = Limits { software: true, ..A100 };
         for (rows, outputs, kernel) in cases {
-            assert_eq!(choose(rows, outputs, limits).kernel, kernel, "M={rows} N={outputs}");
+            assert_eq!(choose(rows, outputs, limits).name(), kernel, "M={rows} N={outputs}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The few-row forms of the linear layer, for decode. Kernel `kernels/gemv.cu`; launched through
 //! [`Gemm`](super::gemm::Gemm), oracle [`crate::reference::gemm`].
 
-use super::gemm::{Limits, Variant};
+use super::gemm::{Entries, Limits, Variant, halves};
 use super::params::{
     GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, GEMV_R16N8_STAGES, GEMV_R16N8_STEP,
     GEMV_R32N8_STAGES, GEMV_R32N8_STEP, GEMV_R32N16_STAGES, GEMV_R32N16_STEP, GEMV_R64N16_STAGES,
@@ -25,7 +25,7 @@ enum Operand {
     Staged,
 }
 
-const fn form(kernel: &'static str, form: Form) -> Variant {
+const fn form(entries: Entries, form: Form) -> Variant {
     let Form { outputs, rows, stages, step, x } = form;
     let staged = match x {
         Operand::Direct => 0,
@@ -35,11 +35,11 @@ const fn form(kernel: &'static str, form: Form) -> Variant {
     let parts = 2 * GEMV_WARPS * rows * outputs * 4;
     let (rows, outputs) = (rows as usize, outputs as usize);
     let shared_bytes = ring + parts;
-    Variant { kernel, rows, outputs, threads: GEMV_THREADS, shared_bytes, any_rows: false }
+    Variant { entries, rows, outputs, threads: GEMV_THREADS, shared_bytes, any_rows: false }
 }
 
 const R16N8_DIRECT: Variant = form(
-    "gemv_bf16_r16n8_direct",
+    halves!("gemv", "r16n8_direct"),
     Form {
         outputs: 16,
         rows: 8,
@@ -49,7 +49,7 @@ const R16N8_DIRECT: Variant = form(
     },
 );
 pub(super) const R16N8: Variant = form(
-    "gemv_bf16_r16n8",
+    halves!("gemv", "r16n8"),
     Form {
         outputs: 16,
         rows: 8,
@@ -59,7 +59,7 @@ pub(super) const R16N8: Variant = form(
     },
 );
 pub(super) const R32N8: Variant = form(
-    "gemv_bf16_r32n8",
+    halves!("gemv", "r32n8"),
     Form {
         outputs: 32,
         rows: 8,
@@ -69,7 +69,7 @@ pub(super) const R32N8: Variant = form(
     },
 );
 pub(super) const R32N16: Variant = form(
-    "gemv_bf16_r32n16",
+    halves!("gemv", "r32n16"),
     Form {
         outputs: 32,
         rows: 16,
@@ -79,7 +79,7 @@ pub(super) const R32N16: Variant = form(
     },
 );
 pub(super) const R64N16: Variant = form(
-    "gemv_bf16_r64n16",
+    halves!("gemv", "r64n16"),
     Form {
         outputs: 64,
         rows: 16,
@@ -89,7 +89,7 @@ pub(super) const R64N16: Variant = form(
     },
 );
 const R64N32: Variant = form(
-    "gemv_bf16_r64n32",
+    halves!("gemv", "r64n32"),
     Form {
         outputs: 64,
         rows: 32,

@@ -1,11 +1,9 @@
 //! Geometry of the pool of keys and values, and the view of it that the attention ops share.
 
-use half::bf16;
-
 use super::params::{KvStrides, PAGE_TOKENS as DEVICE_PAGE_TOKENS};
 use super::{OpError, check_dim, check_len};
-use crate::device::View;
-use crate::units::{Bytes, PAGE_TOKENS};
+use crate::device::{FloatView, View};
+use crate::units::{Bytes, FloatType, PAGE_TOKENS};
 
 const _: () = assert!(DEVICE_PAGE_TOKENS as usize == PAGE_TOKENS);
 
@@ -51,9 +49,10 @@ impl KvLayout {
             .try_fold(1usize, usize::checked_mul)
     }
 
-    /// Bytes of a page of bf16; `None` on overflow.
-    pub fn page_bytes(&self) -> Option<Bytes> {
-        Self { pages: 1, ..*self }.elements().and_then(Bytes::of::<bf16>)
+    /// Bytes of a page of numbers of a type; `None` on overflow.
+    pub fn page_bytes(&self, dtype: FloatType) -> Option<Bytes> {
+        let elements = Self { pages: 1, ..*self }.elements()?;
+        Bytes::of::<u8>(elements.checked_mul(dtype.size())?)
     }
 
     /// Refuses a pool of another length, and head widths that are no multiple of 8.
@@ -89,7 +88,7 @@ impl KvLayout {
 #[derive(Clone, Copy, Debug)]
 pub struct KvCache<'a> {
     /// The whole pool, of [`KvLayout::elements`] elements.
-    pub pool: View<'a, bf16>,
+    pub pool: FloatView<'a>,
     /// Its shape.
     pub layout: KvLayout,
     /// The layer of the launch.
@@ -126,7 +125,8 @@ mod tests {
     #[test]
     fn a_page_of_the_2b_model_is_1_75_mib() {
         let layout = KvLayout { pages: 3, layers: 28, kv_heads: 2, head_dim: 128 };
-        assert_eq!(layout.page_bytes(), Some(Bytes(1_835_008)));
+        assert_eq!(layout.page_bytes(FloatType::Bf16), Some(Bytes(1_835_008)));
+        assert_eq!(layout.page_bytes(FloatType::F32), Some(Bytes(3_670_016)));
         assert_eq!(layout.elements(), Some(3 * layout.page_stride()));
     }
 

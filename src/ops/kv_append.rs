@@ -1,12 +1,10 @@
 //! New keys and values into their pages. Kernel `kernels/kv_append.cu`, oracle
 //! [`crate::reference::kv_append`].
 
-use half::bf16;
-
 use super::kv::KvLayout;
 use super::params::{KV_APPEND_THREADS, KV_APPEND_VEC, KvAppendParams};
-use super::{Cost, OpError, attn, check_len, dim, grid, product};
-use crate::device::{Device, Grid, View, ViewMut};
+use super::{Cost, OpError, attn, check_len, check_types, dim, grid, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
 use crate::units::{Bytes, Tokens};
 
 const OP: &str = "kv_append";
@@ -15,11 +13,11 @@ const OP: &str = "kv_append";
 #[derive(Debug)]
 pub struct KvAppend<'a> {
     /// `[rows, (heads + 2 G) * head_dim]`: queries, keys, values; keys already rotated.
-    pub qkv: View<'a, bf16>,
+    pub qkv: FloatView<'a>,
     /// `[rows]`: page * 64 + place in the page, all different; -1 skips the row.
     pub slots: View<'a, i32>,
     /// The whole pool, of [`KvLayout::elements`] elements; only the slots are written.
-    pub pool: ViewMut<'a, bf16>,
+    pub pool: FloatViewMut<'a>,
     /// Its shape.
     pub layout: KvLayout,
     /// The layer of the launch.
@@ -35,7 +33,7 @@ impl KvAppend<'_> {
     pub fn cost(&self) -> Cost {
         let rows = self.rows.0 as u64;
         let copied = rows * (2 * self.layout.kv_heads * self.layout.head_dim) as u64;
-        let bytes = copied * size_of::<bf16>() as u64;
+        let bytes = copied * self.qkv.dtype().size() as u64;
         Cost { read: Bytes(bytes + 4 * rows), written: Bytes(bytes), flop: 0 }
     }
 
@@ -52,6 +50,8 @@ impl KvAppend<'_> {
         let fused = product(OP, "H", self.heads + 2 * layout.kv_heads, layout.head_dim)?;
         check_len(OP, "qkv", product(OP, "T", rows, fused)?, self.qkv.len())?;
         check_len(OP, "slots", rows, self.slots.len())?;
+        let dtype = self.qkv.dtype();
+        check_types(OP, dtype, [("pool", self.pool.dtype())])?;
         let pieces = 2 * layout.kv_heads * (layout.head_dim / KV_APPEND_VEC as usize);
         let grid = Grid {
             blocks: grid::of_threads(OP, "T", product(OP, "T", rows, pieces)?, KV_APPEND_THREADS)?,
@@ -75,7 +75,7 @@ impl KvAppend<'_> {
         // SAFETY: lengths are checked above, slots are different and in the pool by the caller's
         // contract, which engine/batch.rs checks on the host; a view starts on a 16-byte boundary,
         // and with D % 8 == 0 so does each head; the borrows keep the pool apart from the rows.
-        unsafe { device.launch("kv_append_bf16", grid, &params) }?;
+        unsafe { device.launch(dtype.pick(symbols!("kv_append")), grid, &params) }?;
         Ok(())
     }
 }

@@ -1,15 +1,13 @@
 //! Pages over pages, and a sequence's pages to dense rows. Kernels `kernels/kv_copy.cu`, oracle
 //! [`crate::reference::kv_copy`].
 
-use half::bf16;
-
 use super::kv::KvLayout;
 use super::params::{
     KV_COPY_BLOCK_BYTES, KV_COPY_THREADS, KV_GATHER_THREADS, KV_GATHER_VEC, KvCopyPagesParams,
     KvGatherParams,
 };
-use super::{Cost, OpError, check_dim, check_len, dim, grid, product};
-use crate::device::{Device, Grid, View, ViewMut};
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, grid, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
 use crate::units::{Bytes, Tokens};
 
 const COPY: &str = "kv_copy_pages";
@@ -19,7 +17,7 @@ const GATHER: &str = "kv_gather";
 #[derive(Debug)]
 pub struct KvCopyPages<'a> {
     /// The whole pool, of [`KvLayout::elements`] elements.
-    pub pool: ViewMut<'a, bf16>,
+    pub pool: FloatViewMut<'a>,
     /// Its shape.
     pub layout: KvLayout,
     /// `[n]`: pages to read.
@@ -31,7 +29,7 @@ pub struct KvCopyPages<'a> {
 impl KvCopyPages<'_> {
     /// The least that a launch moves.
     pub fn cost(&self) -> Cost {
-        let bytes = (self.layout.page_stride() * size_of::<bf16>()) as u64;
+        let bytes = (self.layout.page_stride() * self.pool.dtype().size()) as u64;
         let bytes = Bytes(self.src.len() as u64 * bytes);
         Cost { read: bytes, written: bytes, flop: 0 }
     }
@@ -45,14 +43,15 @@ impl KvCopyPages<'_> {
         self.layout.check(COPY, self.pool.len())?;
         check_len(COPY, "dst", self.src.len(), self.dst.len())?;
         let pages = dim(COPY, "pages", self.src.len())?;
-        let page_bytes = self.layout.page_stride() * size_of::<bf16>();
+        let size = self.pool.dtype().size();
+        let page_bytes = self.layout.page_stride() * size;
         let blocks = page_bytes.div_ceil(KV_COPY_BLOCK_BYTES as usize);
         check_dim(blocks <= 65_535, COPY, "L", self.layout.layers, "a page is below 4 GiB")?;
         let params = KvCopyPagesParams {
             pool: self.pool.ptr_mut(),
             src: self.src.ptr().cast(),
             dst: self.dst.ptr().cast(),
-            page_bytes: self.layout.strides(COPY, 0)?.page * 2,
+            page_bytes: self.layout.strides(COPY, 0)?.page * i64::from(dim(COPY, "D", size)?),
         };
         if pages == 0 {
             return Ok(());
@@ -74,7 +73,7 @@ impl KvCopyPages<'_> {
 #[derive(Debug)]
 pub struct KvGather<'a> {
     /// The whole pool, of [`KvLayout::elements`] elements.
-    pub pool: View<'a, bf16>,
+    pub pool: FloatView<'a>,
     /// Its shape.
     pub layout: KvLayout,
     /// The layer of the launch.
@@ -82,9 +81,9 @@ pub struct KvGather<'a> {
     /// `[ceil(tokens / 64)]` or more: the sequence's pages in order.
     pub pages: View<'a, i32>,
     /// `[tokens, G, head_dim]`, written whole.
-    pub keys: ViewMut<'a, bf16>,
+    pub keys: FloatViewMut<'a>,
     /// `[tokens, G, head_dim]`, written whole.
-    pub values: ViewMut<'a, bf16>,
+    pub values: FloatViewMut<'a>,
     /// S of the kernel.
     pub tokens: Tokens,
 }
@@ -92,8 +91,8 @@ pub struct KvGather<'a> {
 impl KvGather<'_> {
     /// The least that a launch moves.
     pub fn cost(&self) -> Cost {
-        let row = (self.layout.kv_heads * self.layout.head_dim * size_of::<bf16>()) as u64;
-        let bytes = Bytes(2 * self.tokens.0 as u64 * row);
+        let row = self.layout.kv_heads * self.layout.head_dim * self.pool.dtype().size();
+        let bytes = Bytes(2 * (self.tokens.0 * row) as u64);
         Cost { read: bytes, written: bytes, flop: 0 }
     }
 
@@ -110,6 +109,9 @@ impl KvGather<'_> {
         let elements = product(GATHER, "S", tokens, row)?;
         check_len(GATHER, "keys", elements, self.keys.len())?;
         check_len(GATHER, "values", elements, self.values.len())?;
+        let dtype = self.pool.dtype();
+        let others = [("keys", self.keys.dtype()), ("values", self.values.dtype())];
+        check_types(GATHER, dtype, others)?;
         let (expected, found) = (self.tokens.pages().0, self.pages.len());
         if found < expected {
             return Err(OpError::Shape { op: GATHER, argument: "pages", expected, found });
@@ -137,7 +139,7 @@ impl KvGather<'_> {
         // SAFETY: lengths are checked above, pages are in the pool by the caller's contract; a view
         // starts on a 16-byte boundary, and with D % 8 == 0 so does each head; the borrows keep
         // the outputs apart from the pool and each other.
-        unsafe { device.launch("kv_gather_bf16", grid, &params) }?;
+        unsafe { device.launch(dtype.pick(symbols!("kv_gather")), grid, &params) }?;
         Ok(())
     }
 }

@@ -1,11 +1,9 @@
 //! Layer normalisation of packed patch rows. Kernel `kernels/layer_norm.cu`, oracle
 //! [`crate::reference::layer_norm`].
 
-use half::bf16;
-
 use super::params::{LAYER_NORM_THREADS, LAYER_NORM_VEC, LayerNormParams};
-use super::{Cost, OpError, check_dim, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid};
 use crate::units::{Bytes, PatchRows};
 
 const OP: &str = "layer_norm";
@@ -15,13 +13,13 @@ const OP: &str = "layer_norm";
 #[derive(Debug)]
 pub struct LayerNorm<'a> {
     /// `[rows, channels]`.
-    pub x: View<'a, bf16>,
+    pub x: FloatView<'a>,
     /// `[channels]`.
-    pub weight: View<'a, bf16>,
+    pub weight: FloatView<'a>,
     /// `[channels]`.
-    pub bias: View<'a, bf16>,
+    pub bias: FloatView<'a>,
     /// `[rows, channels]`, written whole.
-    pub y: ViewMut<'a, bf16>,
+    pub y: FloatViewMut<'a>,
     /// R of the kernel.
     pub rows: PatchRows,
     /// C of the kernel, a multiple of 8.
@@ -34,7 +32,7 @@ impl LayerNorm<'_> {
     /// The least that a launch moves and computes; the kernel's header derives it.
     pub fn cost(&self) -> Cost {
         let (rows, channels) = (self.rows.0 as u64, self.channels as u64);
-        let row = channels * size_of::<bf16>() as u64;
+        let row = channels * self.x.dtype().size() as u64;
         Cost {
             read: Bytes((rows + 2) * row),
             written: Bytes(rows * row),
@@ -53,6 +51,12 @@ impl LayerNorm<'_> {
         check_dim(whole, OP, "C", channels, "C must be a positive multiple of 8")?;
         let elements = product(OP, "R", rows, channels)?;
         check_len(OP, "x", elements, self.x.len())?;
+        let dtype = self.x.dtype();
+        check_types(
+            OP,
+            dtype,
+            [("weight", self.weight.dtype()), ("bias", self.bias.dtype()), ("y", self.y.dtype())],
+        )?;
         check_len(OP, "weight", channels, self.weight.len())?;
         check_len(OP, "bias", channels, self.bias.len())?;
         check_len(OP, "y", elements, self.y.len())?;
@@ -76,7 +80,7 @@ impl LayerNorm<'_> {
         };
         // SAFETY: lengths are checked above; a view starts on a 16-byte boundary, and with
         // C % 8 == 0 so does each row; the borrows keep `y` apart from the inputs.
-        unsafe { device.launch("layer_norm_bf16", grid, &params) }?;
+        unsafe { device.launch(dtype.pick(symbols!("layer_norm")), grid, &params) }?;
         Ok(())
     }
 }

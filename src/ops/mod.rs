@@ -3,7 +3,7 @@
 //! What is exported here is safe to call wrongly: it returns an error before anything is launched.
 
 use crate::device::DeviceError;
-use crate::units::Bytes;
+use crate::units::{Bytes, FloatType};
 
 mod attn;
 pub mod attn_decode;
@@ -25,6 +25,15 @@ pub mod rope_vision;
 pub mod sample;
 pub mod silu_mul;
 pub mod work;
+
+/// The entry points `KERNEL_bf16`, `KERNEL_f16` and `KERNEL_f32`, for
+/// [`FloatType::pick`](crate::units::FloatType::pick).
+macro_rules! symbols {
+    ($kernel:literal) => {
+        [concat!($kernel, "_bf16"), concat!($kernel, "_f16"), concat!($kernel, "_f32")]
+    };
+}
+pub(crate) use symbols;
 
 /// Why a launch was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +62,18 @@ pub enum OpError {
         found: usize,
         /// What it must be.
         rule: &'static str,
+    },
+    /// Numbers of two types in one launch.
+    #[error("{op}: {argument} is {found}, expected {expected}")]
+    Type {
+        /// The kernel.
+        op: &'static str,
+        /// The field.
+        argument: &'static str,
+        /// Type of the launch.
+        expected: FloatType,
+        /// Type given.
+        found: FloatType,
     },
     /// The device refused the launch.
     #[error(transparent)]
@@ -94,6 +115,18 @@ pub(crate) fn check_len(
     found: usize,
 ) -> Result<(), OpError> {
     if expected == found { Ok(()) } else { Err(OpError::Shape { op, argument, expected, found }) }
+}
+
+/// Refuses arguments of another type than the launch's.
+pub(crate) fn check_types<const N: usize>(
+    op: &'static str,
+    expected: FloatType,
+    arguments: [(&'static str, FloatType); N],
+) -> Result<(), OpError> {
+    match arguments.into_iter().find(|(_, found)| *found != expected) {
+        None => Ok(()),
+        Some((argument, found)) => Err(OpError::Type { op, argument, expected, found }),
+    }
 }
 
 pub(crate) fn check_dim(

@@ -1,11 +1,9 @@
 //! Three-part rotation of token rows. Kernel `kernels/mrope.cu`, oracle
 //! [`crate::reference::mrope`].
 
-use half::bf16;
-
 use super::params::{MROPE_THREADS, MROPE_VEC, MropeParams};
-use super::{Cost, OpError, check_dim, check_len, dim, grid, product};
-use crate::device::{Device, Grid, View, ViewMut};
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, grid, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
 use crate::units::{Bytes, Tokens};
 
 const OP: &str = "mrope";
@@ -16,9 +14,9 @@ const OP: &str = "mrope";
 pub struct Mrope<'a> {
     /// `[rows, (heads + 2 * kv_heads) * head_dim]`: queries and keys are rotated in place, values
     /// stay.
-    pub qkv: ViewMut<'a, bf16>,
+    pub qkv: FloatViewMut<'a>,
     /// `[n, head_dim / 2, 2]`: cos and sin of each frequency, rounded.
-    pub table: View<'a, bf16>,
+    pub table: FloatView<'a>,
     /// `[3, rows]`: the rows of the table, below n, that time, height and width of each token name.
     pub ids: View<'a, i32>,
     /// T of the kernel.
@@ -38,7 +36,7 @@ impl Mrope<'_> {
     pub fn cost(&self) -> Cost {
         let rows = self.rows.0 as u64;
         let turned = rows * ((self.heads + self.kv_heads) * self.head_dim) as u64;
-        let bytes = turned * size_of::<bf16>() as u64;
+        let bytes = turned * self.qkv.dtype().size() as u64;
         Cost { read: Bytes(bytes + 12 * rows), written: Bytes(bytes), flop: 3 * turned }
     }
 
@@ -60,6 +58,8 @@ impl Mrope<'_> {
         let fused = product(OP, "H", self.heads + 2 * self.kv_heads, head_dim)?;
         check_len(OP, "qkv", product(OP, "T", rows, fused)?, self.qkv.len())?;
         check_len(OP, "ids", product(OP, "T", 3, rows)?, self.ids.len())?;
+        let dtype = self.qkv.dtype();
+        check_types(OP, dtype, [("table", self.table.dtype())])?;
         let whole = self.table.len().is_multiple_of(head_dim);
         check_dim(whole, OP, "table", self.table.len(), "a table row has D elements")?;
         let threads = product(OP, "T", rows, turned / (2 * MROPE_VEC as usize))?;
@@ -86,7 +86,7 @@ impl Mrope<'_> {
         // SAFETY: lengths are checked above, ids lie in the table by the caller's contract; a view
         // starts on a 16-byte boundary, and with D % 16 == 0 so does each half of a head; a thread
         // alone reads and writes its elements.
-        unsafe { device.launch("mrope_bf16", grid, &params) }?;
+        unsafe { device.launch(dtype.pick(symbols!("mrope")), grid, &params) }?;
         Ok(())
     }
 }

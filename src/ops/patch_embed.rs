@@ -2,11 +2,9 @@
 //! [`Gemm`](super::gemm::Gemm) over these rows. Kernel `kernels/patch_embed.cu`, oracle
 //! [`crate::reference::patch_embed`].
 
-use half::bf16;
-
 use super::params::{PATCHIFY_COLOURS, PATCHIFY_ROWS, PATCHIFY_THREADS, PatchifyParams};
-use super::{Cost, OpError, check_dim, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
 use crate::units::{Bytes, GridThw};
 
 const OP: &str = "patch_embed";
@@ -19,8 +17,8 @@ const DEPTH: usize = 16;
 /// How a byte becomes the value that the reference feeds to its convolution.
 #[derive(Clone, Copy, Debug)]
 pub enum Normalisation<'a> {
-    /// `bf16(fma(pixel, scale, shift))` for each colour, where that equals the table's value for
-    /// all 768 inputs.
+    /// `E(fma(pixel, scale, shift))` for each colour, where that equals the table's value for
+    /// all 768 inputs; E rounds to the type of `y`.
     Affine {
         /// `1 / (255 std)` for red, green, blue.
         scale: [f32; COLOURS],
@@ -28,7 +26,7 @@ pub enum Normalisation<'a> {
         shift: [f32; COLOURS],
     },
     /// `[3, 256]`: the value of each byte for red, green, blue.
-    Table(View<'a, bf16>),
+    Table(FloatView<'a>),
 }
 
 /// One launch: the patch rows of one picture or video (docs/spec.md, 3.8).
@@ -44,7 +42,7 @@ pub struct Patchify<'a> {
     /// Bytes to values.
     pub normalisation: Normalisation<'a>,
     /// `[grid.t * grid.h * grid.w, depth]`, written whole.
-    pub y: ViewMut<'a, bf16>,
+    pub y: FloatViewMut<'a>,
     /// Size in patches.
     pub grid: GridThw,
     /// Frames in `pixels`.
@@ -70,7 +68,11 @@ impl Patchify<'_> {
     /// The least that a launch moves.
     pub fn cost(&self) -> Cost {
         let read = self.pixels.len() as u64;
-        Cost { read: Bytes(read), written: Bytes((self.y.len() * 2) as u64), flop: 0 }
+        Cost {
+            read: Bytes(read),
+            written: Bytes((self.y.len() * self.y.dtype().size()) as u64),
+            flop: 0,
+        }
     }
 
     /// Queues the kernel on the device's stream. An empty grid is no launch.
@@ -80,7 +82,7 @@ impl Patchify<'_> {
     /// shorter than a row, a size is 0 or passes `i32`; [`OpError::Shape`] if a view is not as long
     /// as its shape; [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
-        let depth = self.check()?;
+        let (depth, dtype) = (self.check()?, self.y.dtype());
         let Some(rows) = self.grid.patch_rows().filter(|rows| rows.0 > 0) else {
             return Ok(());
         };
@@ -110,7 +112,7 @@ impl Patchify<'_> {
         // SAFETY: `check` held every length against the dimensions in `params`; a `View` starts on
         // a 16-byte boundary; the borrows keep `y` apart from the inputs; memory is freed in stream
         // order, after this launch.
-        unsafe { device.launch("patchify_bf16", grid, &params) }?;
+        unsafe { device.launch(dtype.pick(symbols!("patchify")), grid, &params) }?;
         Ok(())
     }
 
@@ -135,6 +137,7 @@ impl Patchify<'_> {
         check_len(OP, "pixels", pixels, self.pixels.len())?;
         if let Normalisation::Table(table) = self.normalisation {
             check_len(OP, "table", COLOURS * LEVELS, table.len())?;
+            check_types(OP, self.y.dtype(), [("table", table.dtype())])?;
         }
         let too_large = |dim, found| OpError::Dim { op: OP, dim, found, rule: "it is too large" };
         let depth = Self::depth(self.patch, self.temporal);

@@ -1,22 +1,20 @@
 //! RMS normalisation of packed token rows, with or without the residual sum before it. Kernel
 //! `kernels/rms_norm.cu`, oracle [`crate::reference::rms_norm`].
 
-use half::bf16;
-
 use super::params::{RMS_NORM_THREADS, RMS_NORM_VEC, RmsNormParams};
-use super::{Cost, OpError, check_dim, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
-use crate::units::{Bytes, Tokens};
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid};
+use crate::units::{Bytes, FloatType, Tokens};
 
 /// One launch: `y = weight * x / rms(x)` for each row (docs/spec.md, 15.1).
 #[derive(Debug)]
 pub struct RmsNorm<'a> {
     /// `[rows, channels]`.
-    pub x: View<'a, bf16>,
+    pub x: FloatView<'a>,
     /// `[channels]`.
-    pub weight: View<'a, bf16>,
+    pub weight: FloatView<'a>,
     /// `[rows, channels]`, written whole.
-    pub y: ViewMut<'a, bf16>,
+    pub y: FloatViewMut<'a>,
     /// T of the kernel.
     pub rows: Tokens,
     /// C of the kernel, a multiple of 8.
@@ -28,7 +26,7 @@ pub struct RmsNorm<'a> {
 impl RmsNorm<'_> {
     /// The least that a launch moves; the kernel's header derives it.
     pub fn cost(&self) -> Cost {
-        let (rows, row) = (self.rows.0 as u64, row_bytes(self.channels));
+        let (rows, row) = (self.rows.0 as u64, row_bytes(self.channels, self.x.dtype()));
         let flop = 5 * rows * self.channels as u64;
         Cost { read: Bytes((rows + 1) * row), written: Bytes(rows * row), flop }
     }
@@ -43,6 +41,8 @@ impl RmsNorm<'_> {
         let (rows, channels) = (self.rows.0, self.channels);
         let all = check(OP, rows, channels)?;
         check_len(OP, "x", all, self.x.len())?;
+        let dtype = self.x.dtype();
+        check_types(OP, dtype, [("weight", self.weight.dtype()), ("y", self.y.dtype())])?;
         check_len(OP, "weight", channels, self.weight.len())?;
         check_len(OP, "y", all, self.y.len())?;
         let params = RmsNormParams {
@@ -55,21 +55,21 @@ impl RmsNorm<'_> {
             eps: self.eps,
             pad: 0,
         };
-        launch(device, &params)
+        launch(device, dtype, &params)
     }
 }
 
-/// One launch: `residual = bf16(residual + x)`, then `y = weight * residual / rms(residual)`.
+/// One launch: `residual = E(residual + x)`, then `y = weight * residual / rms(residual)`.
 #[derive(Debug)]
 pub struct RmsNormResidual<'a> {
     /// `[rows, channels]`: what is added.
-    pub x: View<'a, bf16>,
+    pub x: FloatView<'a>,
     /// `[rows, channels]`, rewritten.
-    pub residual: ViewMut<'a, bf16>,
+    pub residual: FloatViewMut<'a>,
     /// `[channels]`.
-    pub weight: View<'a, bf16>,
+    pub weight: FloatView<'a>,
     /// `[rows, channels]`, written whole.
-    pub y: ViewMut<'a, bf16>,
+    pub y: FloatViewMut<'a>,
     /// T of the kernel.
     pub rows: Tokens,
     /// C of the kernel, a multiple of 8.
@@ -81,7 +81,7 @@ pub struct RmsNormResidual<'a> {
 impl RmsNormResidual<'_> {
     /// The least that a launch moves.
     pub fn cost(&self) -> Cost {
-        let (rows, row) = (self.rows.0 as u64, row_bytes(self.channels));
+        let (rows, row) = (self.rows.0 as u64, row_bytes(self.channels, self.x.dtype()));
         let flop = 6 * rows * self.channels as u64;
         Cost { read: Bytes((2 * rows + 1) * row), written: Bytes(2 * rows * row), flop }
     }
@@ -95,6 +95,10 @@ impl RmsNormResidual<'_> {
         let (rows, channels) = (self.rows.0, self.channels);
         let all = check(OP, rows, channels)?;
         check_len(OP, "x", all, self.x.len())?;
+        let dtype = self.x.dtype();
+        let others = [("weight", self.weight.dtype()), ("y", self.y.dtype())];
+        check_types(OP, dtype, others)?;
+        check_types(OP, dtype, [("residual", self.residual.dtype())])?;
         check_len(OP, "residual", all, self.residual.len())?;
         check_len(OP, "weight", channels, self.weight.len())?;
         check_len(OP, "y", all, self.y.len())?;
@@ -108,7 +112,7 @@ impl RmsNormResidual<'_> {
             eps: self.eps,
             pad: 0,
         };
-        launch(device, &params)
+        launch(device, dtype, &params)
     }
 }
 
@@ -119,11 +123,11 @@ fn check(op: &'static str, rows: usize, channels: usize) -> Result<usize, OpErro
     product(op, "T", rows, channels)
 }
 
-fn row_bytes(channels: usize) -> u64 {
-    (channels * size_of::<bf16>()) as u64
+fn row_bytes(channels: usize, dtype: FloatType) -> u64 {
+    (channels * dtype.size()) as u64
 }
 
-fn launch(device: &Device, params: &RmsNormParams) -> Result<(), OpError> {
+fn launch(device: &Device, dtype: FloatType, params: &RmsNormParams) -> Result<(), OpError> {
     if params.T == 0 {
         return Ok(());
     }
@@ -132,6 +136,6 @@ fn launch(device: &Device, params: &RmsNormParams) -> Result<(), OpError> {
     // SAFETY: both callers checked every length against T and C; a `View` starts on a 16-byte
     // boundary and rows are a multiple of 16 bytes; the borrows keep `y` and `residual` apart from
     // the inputs and from each other; memory is freed in stream order, after this launch.
-    unsafe { device.launch("rms_norm_bf16", grid, params) }?;
+    unsafe { device.launch(dtype.pick(symbols!("rms_norm")), grid, params) }?;
     Ok(())
 }

@@ -1,11 +1,9 @@
 //! Rotation of patch rows by their place in the picture. Kernel `kernels/rope_vision.cu`, oracle
 //! [`crate::reference::rope_vision`].
 
-use half::bf16;
-
 use super::params::{ROPE_VISION_THREADS, ROPE_VISION_VEC, RopeVisionParams};
-use super::{Cost, OpError, check_dim, check_len, dim, grid, product};
-use crate::device::{Device, Grid, View, ViewMut};
+use super::{Cost, OpError, check_dim, check_len, dim, grid, product, symbols};
+use crate::device::{Device, FloatViewMut, Grid, View};
 use crate::units::{Bytes, PatchRows};
 
 const OP: &str = "rope_vision";
@@ -14,7 +12,7 @@ const OP: &str = "rope_vision";
 #[derive(Debug)]
 pub struct RopeVision<'a> {
     /// `[rows, 3 * heads * head_dim]`: queries and keys are rotated in place, values stay.
-    pub qkv: ViewMut<'a, bf16>,
+    pub qkv: FloatViewMut<'a>,
     /// `[n, head_dim / 4, 2]`: cos and sin of each frequency at positions 0 to n - 1, for rows of
     /// patches and columns alike.
     pub table: View<'a, f32>,
@@ -33,7 +31,7 @@ impl RopeVision<'_> {
     pub fn cost(&self) -> Cost {
         let rows = self.rows.0 as u64;
         let turned = rows * (2 * self.heads * self.head_dim) as u64;
-        let bytes = turned * size_of::<bf16>() as u64;
+        let bytes = turned * self.qkv.dtype().size() as u64;
         Cost { read: Bytes(bytes + 8 * rows), written: Bytes(bytes), flop: 3 * turned }
     }
 
@@ -72,10 +70,11 @@ impl RopeVision<'_> {
             D: dim(OP, "D", head_dim)?,
             pad: 0,
         };
+        let dtype = self.qkv.dtype();
         // SAFETY: lengths are checked above, positions lie in the table by the caller's contract; a
         // view starts on a 16-byte boundary, and with D % 16 == 0 so does each half of a head; a
         // thread alone reads and writes its elements.
-        unsafe { device.launch("rope_vision_bf16", grid, &params) }?;
+        unsafe { device.launch(dtype.pick(symbols!("rope_vision")), grid, &params) }?;
         Ok(())
     }
 }

@@ -1,11 +1,9 @@
 //! The gate of SwiGLU on plain halves. Kernel `kernels/silu_mul.cu`, oracle
 //! [`crate::reference::silu_mul`].
 
-use half::bf16;
-
 use super::params::{SILU_MUL_THREADS, SILU_MUL_VEC, SiluMulParams};
-use super::{Cost, OpError, check_dim, check_len, dim, product};
-use crate::device::{Device, Grid, View, ViewMut};
+use super::{Cost, OpError, check_dim, check_len, check_types, dim, product, symbols};
+use crate::device::{Device, FloatView, FloatViewMut, Grid};
 use crate::units::{Bytes, Tokens};
 
 const OP: &str = "silu_mul";
@@ -14,9 +12,9 @@ const OP: &str = "silu_mul";
 #[derive(Debug)]
 pub struct SiluMul<'a> {
     /// `[rows, 2 * width]`: the gate's columns, then those of up.
-    pub gate_up: View<'a, bf16>,
+    pub gate_up: FloatView<'a>,
     /// `[rows, width]`, written whole.
-    pub y: ViewMut<'a, bf16>,
+    pub y: FloatViewMut<'a>,
     /// T of the kernel.
     pub rows: Tokens,
     /// F of the kernel, a multiple of 8.
@@ -26,7 +24,7 @@ pub struct SiluMul<'a> {
 impl SiluMul<'_> {
     /// The least that a launch moves.
     pub fn cost(&self) -> Cost {
-        let row = (self.width * size_of::<bf16>()) as u64;
+        let row = (self.width * self.gate_up.dtype().size()) as u64;
         let (rows, flop) = (self.rows.0 as u64, 5 * (self.rows.0 * self.width) as u64);
         Cost { read: Bytes(2 * rows * row), written: Bytes(rows * row), flop }
     }
@@ -43,6 +41,8 @@ impl SiluMul<'_> {
         let all = product(OP, "T", rows, width)?;
         check_len(OP, "gate_up", product(OP, "T", all, 2)?, self.gate_up.len())?;
         check_len(OP, "y", all, self.y.len())?;
+        let dtype = self.gate_up.dtype();
+        check_types(OP, dtype, [("y", self.y.dtype())])?;
         if rows == 0 {
             return Ok(());
         }
@@ -57,7 +57,7 @@ impl SiluMul<'_> {
         let grid = Grid { blocks, threads: SILU_MUL_THREADS, shared_bytes: 0 };
         // SAFETY: lengths are checked above; a `View` starts on a 16-byte boundary and F % 8 == 0;
         // the borrows keep `y` apart from `gate_up`; memory is freed in stream order.
-        unsafe { device.launch("silu_mul_bf16", grid, &params) }?;
+        unsafe { device.launch(dtype.pick(symbols!("silu_mul")), grid, &params) }?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use qwen2vl::model::{
     config::{ConfigError, ModelConfig},
     weights::{HostTensor, LoadWarning, WIDTH_STEP, prepare},
 };
+use qwen2vl::units::FloatType;
 use serde_json::Value;
 
 use crate::support::checkpoint::{golden_cases, model_folder, not_yet, weight, weight_shapes};
@@ -39,7 +40,7 @@ fn every_golden_model_loads_or_is_listed() {
         assert!(!listed.contains_key(&label), "{label} loads, but is listed as not built");
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let mut tensors = Vec::new();
-        let keep = |tensor: HostTensor| -> Result<(), CheckpointError> {
+        let keep = |tensor: HostTensor<bf16>| -> Result<(), CheckpointError> {
             tensors.push(tensor);
             Ok(())
         };
@@ -56,15 +57,19 @@ fn every_golden_model_loads_or_is_listed() {
 fn check_warnings(label: &str, spec: &Value, warnings: &[LoadWarning]) {
     let tensors = weight_shapes(&spec["config"]).len();
     let expected = match spec["weights"]["dtype"].as_str().unwrap() {
-        "F32" => vec![LoadWarning::Converted { from: StoredType::F32, tensors }],
-        "F16" => vec![LoadWarning::Converted { from: StoredType::F16, tensors }],
+        "F32" => {
+            vec![LoadWarning::Converted { to: FloatType::Bf16, from: StoredType::F32, tensors }]
+        }
+        "F16" => {
+            vec![LoadWarning::Converted { to: FloatType::Bf16, from: StoredType::F16, tensors }]
+        }
         _ => vec![],
     };
     assert_eq!(warnings, expected, "{label}");
 }
 
 /// Compares a prepared tensor with the recipe; the number of stored tensors in it.
-fn check_tensor(label: &str, spec: &Value, tensor: &HostTensor) -> usize {
+fn check_tensor(label: &str, spec: &Value, tensor: &HostTensor<bf16>) -> usize {
     let shapes: BTreeMap<_, _> = weight_shapes(&spec["config"]).into_iter().collect();
     let seed = spec["weights"]["seed"].as_u64().unwrap();
     let dtype = spec["weights"]["dtype"].as_str().unwrap();

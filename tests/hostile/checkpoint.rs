@@ -3,6 +3,7 @@
 
 use std::{fs, path::Path};
 
+use half::bf16;
 use qwen2vl::model::{
     checkpoint::{Checkpoint, CheckpointError},
     config::ModelConfig,
@@ -40,7 +41,7 @@ fn good(shards: usize) -> TempDir {
 fn load(folder: &Path) -> Result<(), CheckpointError> {
     let config = ModelConfig::load(folder).unwrap();
     let checkpoint = Checkpoint::open(folder)?;
-    prepare(&config, &checkpoint, Ok::<_, CheckpointError>).map(drop)
+    prepare::<bf16, _, _>(&config, &checkpoint, Ok::<_, CheckpointError>).map(drop)
 }
 
 /// The header's JSON and the data of a safetensors file.

@@ -46,10 +46,10 @@ fn run(
     let mut o = Guarded::new(device(), rows * heads * dim);
     let (qkv, work): (View<'_, bf16>, View<'_, i32>) = (qkv.view(), work.view());
     AttnVision {
-        qkv,
+        qkv: qkv.into(),
         cu_rows: cu_rows.view(),
         work,
-        o: o.view_mut(),
+        o: o.view_mut().into(),
         rows: PatchRows(rows),
         heads,
         head_dim: dim,

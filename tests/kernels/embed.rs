@@ -47,12 +47,12 @@ impl Case {
         let mut y = Guarded::new(device, self.ids.len() * self.channels);
         let mut status = Guarded::holding(device, &[BEFORE; 2]);
         Embed {
-            table: table.view(),
-            image_rows: (!self.image_rows.is_empty()).then(|| image_rows.view()),
+            table: table.view().into(),
+            image_rows: (!self.image_rows.is_empty()).then(|| image_rows.view().into()),
             ids: ids.view(),
             source: source.view(),
             sequence: sequence.view(),
-            y: y.view_mut(),
+            y: y.view_mut().into(),
             status: status.view_mut(),
             rows: Tokens(self.ids.len()),
             channels: self.channels,
@@ -157,9 +157,9 @@ fn gather(x: &[bf16], index: &[i32], channels: usize) -> Result<(Vec<bf16>, Vec<
     let mut y = Guarded::new(device, index.len() * channels);
     let mut status = Guarded::holding(device, &vec![BEFORE; index.len()]);
     RowGather {
-        x: x.view(),
+        x: x.view().into(),
         index: index_device.view(),
-        y: y.view_mut(),
+        y: y.view_mut().into(),
         status: status.view_mut(),
         rows: index.len(),
         channels,

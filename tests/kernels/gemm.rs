@@ -60,10 +60,10 @@ impl Case {
         };
         let view = y.view_mut();
         let output = match kind {
-            Kind::Store => Output::Store(view),
-            Kind::Residual(_) => Output::Residual(view),
-            Kind::QuickGelu => Output::QuickGelu(view),
-            Kind::GeluErf => Output::GeluErf(view),
+            Kind::Store => Output::Store(view.into()),
+            Kind::Residual(_) => Output::Residual(view.into()),
+            Kind::QuickGelu => Output::QuickGelu(view.into()),
+            Kind::GeluErf => Output::GeluErf(view.into()),
         };
         self.launch(device, variant, output)?;
         Ok(y.read(device, "gemm"))
@@ -84,9 +84,9 @@ impl Case {
         let (x, weight) = (device.upload(&self.x)?, device.upload(&self.weight)?);
         let bias = self.bias.as_ref().map(|bias| device.upload(bias)).transpose()?;
         let op = Gemm {
-            x: x.view(),
-            weight: weight.view(),
-            bias: bias.as_ref().map(|bias| bias.view()),
+            x: x.view().into(),
+            weight: weight.view().into(),
+            bias: bias.as_ref().map(|bias| bias.view().into()),
             y,
             rows: self.rows,
             outputs: self.outputs,
@@ -126,7 +126,7 @@ impl Case {
         let device = support::device();
         let mut first: Option<Vec<bf16>> = None;
         for variant in self.variants() {
-            let label = format!("{label}, {}", variant.kernel);
+            let label = format!("{label}, {}", variant.name());
             let got = self.run(device, Some(variant), Kind::Store).expect(&label);
             match &first {
                 Some(first) => assert_eq!(bits(&got), bits(first), "{label}"),
@@ -234,7 +234,7 @@ fn the_order_of_blocks_and_warps_changes_no_bit() {
     let case = Case::random("orders", 140, 200, 336);
     for variant in case.variants() {
         let run = || bits(&case.run(support::device(), Some(variant), Kind::GeluErf).unwrap());
-        in_every_order(variant.kernel, run);
+        in_every_order(variant.name(), run);
     }
 }
 
@@ -290,7 +290,7 @@ fn gpu_small_outputs_round_where_the_reference_rounds() {
     let case = Case::random("outputs", 7, 72, 80);
     let old = Rng::new("old rows").bf16(case.rows * case.outputs, 3.0);
     for variant in case.variants() {
-        let label = variant.kernel;
+        let label = variant.name();
         // Checked against the oracle above: the others start from the same rounded sums.
         let sums = case.run(device, Some(variant), Kind::Store).unwrap();
         let residual = case.run(device, Some(variant), Kind::Residual(&old)).unwrap();
@@ -350,7 +350,7 @@ fn with_edited_row(edit: impl Fn(&mut [bf16], &mut [bf16])) -> Vec<bf16> {
     for variant in case.variants() {
         let got = case.run(device, Some(variant), Kind::Store).unwrap();
         let first = first.get_or_insert_with(|| got.clone());
-        assert_eq!(bits(&got), bits(first), "{}", variant.kernel);
+        assert_eq!(bits(&got), bits(first), "{}", variant.name());
     }
     first.expect("every device takes a tile")
 }

@@ -42,8 +42,8 @@ fn check(stem: &str, variants: &[Variant]) {
         // stages are used again, and every warp has work.
         let short = |device: &Device, kernel: &Arc<Kernel>| run(device, kernel, variant, 64);
         let long = |device: &Device, kernel: &Arc<Kernel>| run(device, kernel, variant, 1360);
-        let found = mutants::check(stem, variant.kernel, &[&short, &long]);
-        assert!(found >= 3, "{}: {found} synchronisations found", variant.kernel);
+        let found = mutants::check(stem, variant.name(), &[&short, &long]);
+        assert!(found >= 3, "{}: {found} synchronisations found", variant.name());
     }
 }
 

@@ -28,7 +28,7 @@ fn every_form_has_the_bits_of_the_tiles() {
                 continue;
             }
             for rows in [1, form.rows / 2 + 1, form.rows] {
-                let label = format!("{} M={rows} N={outputs} K={inputs} ({why})", form.kernel);
+                let label = format!("{} M={rows} N={outputs} K={inputs} ({why})", form.name());
                 let case = Case::random(&label, rows, outputs, inputs);
                 let got = case.run(device, Some(form), Kind::Store).expect(&label);
                 let tile = case.run(device, Some(&TILES[3]), Kind::Store).expect(&label);
@@ -49,9 +49,9 @@ fn gpu_small_the_direct_form_matches_the_oracle() {
 #[test]
 fn the_order_of_blocks_and_warps_changes_no_bit() {
     for form in &FORMS {
-        let case = Case::random(form.kernel, form.rows, 136, 1360);
+        let case = Case::random(form.name(), form.rows, 136, 1360);
         let run = || bits(&case.run(support::device(), Some(form), Kind::Store).unwrap());
-        in_every_order(form.kernel, run);
+        in_every_order(form.name(), run);
     }
 }
 
@@ -59,14 +59,14 @@ fn the_order_of_blocks_and_warps_changes_no_bit() {
 fn a_row_does_not_see_its_neighbours() {
     let device = support::device();
     for form in &FORMS {
-        let mut case = Case::random(form.kernel, form.rows, 40, 528);
+        let mut case = Case::random(form.name(), form.rows, 40, 528);
         case.x[0] = bf16::NAN;
         let together = case.run(device, Some(form), Kind::Store).unwrap();
         let last = form.rows - 1;
         let x = case.x[last * case.inputs..].to_vec();
         let alone = Case { x, rows: 1, ..case.clone() };
         let alone = alone.run(device, Some(form), Kind::Store).unwrap();
-        assert_eq!(bits(&together[last * case.outputs..]), bits(&alone), "{}", form.kernel);
+        assert_eq!(bits(&together[last * case.outputs..]), bits(&alone), "{}", form.name());
     }
 }
 
@@ -78,7 +78,7 @@ fn the_residual_is_read_only_where_it_is_written() {
     let old = Rng::new("old").bf16(24, 1.0);
     for form in &FORMS {
         let got = case.run(device, Some(form), Kind::Residual(&old)).unwrap();
-        assert!(got.iter().all(|value| value.is_finite()), "{}", form.kernel);
+        assert!(got.iter().all(|value| value.is_finite()), "{}", form.name());
     }
 }
 

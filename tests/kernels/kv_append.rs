@@ -42,9 +42,9 @@ impl Input {
         let mut pool = Guarded::holding(device(), &pool);
         let (qkv, slots) = (device().upload(&self.qkv)?, device().upload(&self.slots)?);
         KvAppend {
-            qkv: qkv.view(),
+            qkv: qkv.view().into(),
             slots: slots.view(),
-            pool: pool.view_mut(),
+            pool: pool.view_mut().into(),
             layout: self.layout,
             layer,
             rows: Tokens(self.slots.len()),

@@ -28,7 +28,7 @@ fn copy_pages(
     };
     let mut pool = Guarded::holding(device(), content);
     let (src, dst) = (upload(src)?, upload(dst)?);
-    KvCopyPages { pool: pool.view_mut(), layout, src: src.view(), dst: dst.view() }
+    KvCopyPages { pool: pool.view_mut().into(), layout, src: src.view(), dst: dst.view() }
         .launch(device())?;
     Ok(pool.read(device(), "kv_copy_pages"))
 }
@@ -53,12 +53,12 @@ fn gather(
     let pool = device().upload(content)?;
     let pages = device().upload(&pages.iter().map(|&page| page as i32).collect::<Vec<_>>())?;
     KvGather {
-        pool: pool.view(),
+        pool: pool.view().into(),
         layout,
         layer,
         pages: pages.view(),
-        keys: keys.view_mut(),
-        values: values.view_mut(),
+        keys: keys.view_mut().into(),
+        values: values.view_mut().into(),
         tokens: Tokens(tokens),
     }
     .launch(device())?;

@@ -36,10 +36,10 @@ fn run(x: &[bf16], weight: &[bf16], bias: &[bf16], label: &str) -> Result<Vec<bf
     let (x_device, weight_device) = (device().upload(x)?, device().upload(weight)?);
     let bias_device = device().upload(bias)?;
     LayerNorm {
-        x: x_device.view(),
-        weight: weight_device.view(),
-        bias: bias_device.view(),
-        y: y.view_mut(),
+        x: x_device.view().into(),
+        weight: weight_device.view().into(),
+        bias: bias_device.view().into(),
+        y: y.view_mut().into(),
         rows: PatchRows(x.len() / weight.len()),
         channels: weight.len(),
         eps: EPS,

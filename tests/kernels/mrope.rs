@@ -46,8 +46,8 @@ impl Input {
         let ids: Vec<i32> = self.ids.iter().flatten().map(|&id| id as i32).collect();
         let ids = device().upload(&ids)?;
         Mrope {
-            qkv: qkv.view_mut(),
-            table: table.view(),
+            qkv: qkv.view_mut().into(),
+            table: table.view().into(),
             ids: ids.view(),
             rows: Tokens(rows),
             heads,

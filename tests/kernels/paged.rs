@@ -142,7 +142,7 @@ impl Step {
 
     fn cache(&self) -> KvCache<'_> {
         KvCache {
-            pool: self.pool.view(),
+            pool: self.pool.view().into(),
             layout: self.layout,
             layer: LAYER,
             cu_rows: self.rows_buffer.view(),
@@ -153,10 +153,10 @@ impl Step {
 
     fn prefill_op<'a>(&'a self, work: View<'a, i32>, o: ViewMut<'a, bf16>) -> AttnPrefill<'a> {
         AttnPrefill {
-            qkv: self.qkv.view(),
+            qkv: self.qkv.view().into(),
             cache: self.cache(),
             work,
-            o,
+            o: o.into(),
             rows: Tokens(self.rows),
             heads: self.shape.heads,
             window: self.window,
@@ -170,7 +170,7 @@ impl Step {
         o: ViewMut<'a, bf16>,
     ) -> AttnDecode<'a> {
         AttnDecode {
-            qkv: self.qkv.view(),
+            qkv: self.qkv.view().into(),
             cache: self.cache(),
             work,
             parts: AttnParts {
@@ -179,7 +179,7 @@ impl Step {
                 counters: parts.counters.view_mut(),
                 max_segments: parts.max_segments,
             },
-            o,
+            o: o.into(),
             rows: Tokens(self.rows),
             heads: self.shape.heads,
             window: self.window,

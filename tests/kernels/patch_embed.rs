@@ -33,7 +33,7 @@ fn run(device: &Device, frames: Frames<'_>, table: Option<&[bf16]>) -> Result<Ve
     let pixels = device.upload(frames.pixels)?;
     let table = table.map(|table| device.upload(table)).transpose()?;
     let normalisation = match &table {
-        Some(table) => Normalisation::Table(table.view()),
+        Some(table) => Normalisation::Table(table.view().into()),
         None => Normalisation::Affine { scale: SCALE, shift: SHIFT },
     };
     let Frames { frames: count, pitch, grid, patch, temporal, merge, .. } = frames;
@@ -42,7 +42,7 @@ fn run(device: &Device, frames: Frames<'_>, table: Option<&[bf16]>) -> Result<Ve
     Patchify {
         pixels: pixels.view(),
         normalisation,
-        y: y.view_mut(),
+        y: y.view_mut().into(),
         grid,
         frames: count,
         pitch,

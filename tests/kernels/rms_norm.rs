@@ -38,7 +38,15 @@ fn run(device: &Device, x: &[bf16], weight: &[bf16]) -> Result<Vec<bf16>, OpErro
     let mut y = Guarded::new(device, x.len());
     let (rows, channels) = (Tokens(x.len() / weight.len()), weight.len());
     let (x, weight) = (x_device.view(), weight_device.view());
-    RmsNorm { x, weight, y: y.view_mut(), rows, channels, eps: EPS }.launch(device)?;
+    RmsNorm {
+        x: x.into(),
+        weight: weight.into(),
+        y: y.view_mut().into(),
+        rows,
+        channels,
+        eps: EPS,
+    }
+    .launch(device)?;
     Ok(y.read(device, "rms_norm"))
 }
 
@@ -53,10 +61,10 @@ fn run_residual(
     let mut residual = Guarded::holding(device, residual);
     let mut y = Guarded::new(device, x.len());
     RmsNormResidual {
-        x: x_device.view(),
-        residual: residual.view_mut(),
-        weight: weight_device.view(),
-        y: y.view_mut(),
+        x: x_device.view().into(),
+        residual: residual.view_mut().into(),
+        weight: weight_device.view().into(),
+        y: y.view_mut().into(),
         rows: Tokens(x.len() / weight.len()),
         channels: weight.len(),
         eps: EPS,
@@ -145,7 +153,14 @@ fn a_matrix_of_another_length_is_refused() {
     let (x, weight) = (device.upload(&[POISON; 16]).unwrap(), device.upload(&[POISON; 8]).unwrap());
     let mut y = device.upload(&[POISON; 16]).unwrap();
     let (x, weight, rows) = (x.view(), weight.view(), Tokens(3));
-    let op = RmsNorm { x, weight, y: y.view_mut(), rows, channels: 8, eps: EPS };
+    let op = RmsNorm {
+        x: x.into(),
+        weight: weight.into(),
+        y: y.view_mut().into(),
+        rows,
+        channels: 8,
+        eps: EPS,
+    };
     let error = op.launch(device).unwrap_err();
     assert_eq!(error.to_string(), "rms_norm: x has 16 elements, expected 24");
 }

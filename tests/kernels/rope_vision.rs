@@ -50,7 +50,7 @@ impl Input {
         let positions: Vec<i32> = self.positions.iter().flatten().map(|&p| p as i32).collect();
         let positions = device().upload(&positions)?;
         RopeVision {
-            qkv: qkv.view_mut(),
+            qkv: qkv.view_mut().into(),
             table: table.view(),
             positions: positions.view(),
             rows: PatchRows(self.positions.len()),

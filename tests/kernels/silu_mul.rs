@@ -34,7 +34,8 @@ fn run(device: &Device, gate_up: &[bf16], width: usize) -> Result<Vec<bf16>, OpE
     let rows = Tokens(gate_up.len() / (2 * width));
     let gate_up = device.upload(gate_up)?;
     let mut y = Guarded::new(device, rows.0 * width);
-    SiluMul { gate_up: gate_up.view(), y: y.view_mut(), rows, width }.launch(device)?;
+    SiluMul { gate_up: gate_up.view().into(), y: y.view_mut().into(), rows, width }
+        .launch(device)?;
     Ok(y.read(device, "silu_mul"))
 }
 

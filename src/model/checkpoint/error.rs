@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::StoredType;
-use crate::units::Bytes;
+use crate::units::{Bytes, FloatType};
 
 /// A checkpoint that is missing, broken, or does not fit its configuration.
 #[derive(Debug, Error)]
@@ -105,9 +105,9 @@ pub enum CheckpointError {
     /// A weight in a type that is not read.
     #[error("{}: tensor {tensor} is stored as {found}, not as BF16, F16 or F32", file.display())]
     WrongType { file: PathBuf, tensor: String, found: StoredType },
-    /// A finite weight that bfloat16 cannot hold.
-    #[error("{}: element {index} of tensor {tensor} is too large for bfloat16", file.display())]
-    TooLarge { file: PathBuf, tensor: String, index: usize },
+    /// A finite weight that the compute type cannot hold.
+    #[error("{}: element {index} of tensor {tensor} is too large for {to}", file.display())]
+    TooLarge { file: PathBuf, tensor: String, index: usize, to: FloatType },
 }
 
 impl CheckpointError {

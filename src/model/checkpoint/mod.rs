@@ -26,7 +26,7 @@ use super::{
     config::fields::{ConfigError, read_limited},
     names,
 };
-use crate::units::Bytes;
+use crate::units::{Bytes, FloatType};
 
 /// Name of an unsharded weight file.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -91,6 +91,16 @@ impl StoredType {
     fn from_name(name: &str) -> Option<Self> {
         let entry = STORED_TYPES.iter().find(|(_, known, _)| *known == name)?;
         Some(entry.0)
+    }
+
+    /// The type of numbers that models are computed in, if it is one.
+    pub fn float(self) -> Option<FloatType> {
+        match self {
+            Self::Bf16 => Some(FloatType::Bf16),
+            Self::F16 => Some(FloatType::F16),
+            Self::F32 => Some(FloatType::F32),
+            _ => None,
+        }
     }
 
     fn entry(self) -> (&'static str, u64) {

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::{CheckpointError, StoredType, Tensor};
+use crate::units::Float;
 
 impl Tensor<'_> {
     /// Number of elements.
@@ -11,28 +12,27 @@ impl Tensor<'_> {
         self.shape.iter().fold(1, |product, side| product.saturating_mul(*side))
     }
 
-    /// Appends all elements as bf16, rounded to nearest even.
+    /// Appends all elements as numbers of a type, rounded to nearest even.
     ///
     /// # Errors
     /// [`CheckpointError::WrongType`] for a type other than BF16, F16 and F32;
     /// [`CheckpointError::TooLarge`] for a finite value that would become infinite.
-    pub fn append_bf16(&self, to: &mut Vec<bf16>) -> Result<(), CheckpointError> {
+    pub fn append<T: Float>(&self, to: &mut Vec<T>) -> Result<(), CheckpointError> {
         match self.dtype {
-            StoredType::Bf16 => to.extend(self.halves().map(bf16::from_le_bytes)),
+            StoredType::Bf16 => {
+                let stored = self.halves().map(bf16::from_le_bytes);
+                self.convert(to, stored, T::from_bf16, bf16::to_f32)
+            }
             StoredType::F16 => {
-                // At most 65,504: no value of binary16 is too large.
-                to.extend(
-                    self.halves().map(|half| bf16::from_f32(f16::from_le_bytes(half).to_f32())),
-                );
+                let stored = self.halves().map(f16::from_le_bytes);
+                self.convert(to, stored, T::from_f16, f16::to_f32)
             }
             StoredType::F32 => {
-                let start = to.len();
-                to.extend(self.words().map(|word| bf16::from_f32(f32::from_le_bytes(word))));
-                self.check_finite(to.get(start..).unwrap_or_default())?;
+                let stored = self.words().map(f32::from_le_bytes);
+                self.convert(to, stored, T::from_f32, |value| value)
             }
-            _ => return Err(self.wrong_type()),
+            _ => Err(self.wrong_type()),
         }
-        Ok(())
     }
 
     /// All elements as f32.
@@ -63,24 +63,36 @@ impl Tensor<'_> {
         }
     }
 
-    fn halves(&self) -> impl Iterator<Item = [u8; 2]> {
+    fn halves(&self) -> impl Iterator<Item = [u8; 2]> + Clone {
         self.bytes.as_chunks().0.iter().copied()
     }
 
-    fn words(&self) -> impl Iterator<Item = [u8; 4]> {
+    fn words(&self) -> impl Iterator<Item = [u8; 4]> + Clone {
         self.bytes.as_chunks().0.iter().copied()
     }
 
-    /// An infinite value must have been infinite before it was rounded.
-    fn check_finite(&self, rounded: &[bf16]) -> Result<(), CheckpointError> {
-        let grown = rounded.iter().zip(self.words()).position(|(rounded, word)| {
-            rounded.is_infinite() && f32::from_le_bytes(word).is_finite()
+    /// Appends `stored`; an infinite number must have been infinite before it was rounded.
+    fn convert<S, T: Float>(
+        &self,
+        to: &mut Vec<T>,
+        stored: impl Iterator<Item = S> + Clone,
+        round: impl Fn(S) -> T,
+        widen: impl Fn(S) -> f32,
+    ) -> Result<(), CheckpointError> {
+        let start = to.len();
+        to.extend(stored.clone().map(round));
+        if self.dtype.float() == Some(T::TYPE) {
+            return Ok(());
+        }
+        let rounded = to.get(start..).unwrap_or_default();
+        let grown = rounded.iter().zip(stored).position(|(rounded, stored)| {
+            !rounded.to_f32().is_finite() && widen(stored).is_finite()
         });
         match grown {
             None => Ok(()),
             Some(index) => {
                 let (file, tensor) = (self.file.to_owned(), self.name.to_owned());
-                Err(CheckpointError::TooLarge { file, tensor, index })
+                Err(CheckpointError::TooLarge { file, tensor, index, to: T::TYPE })
             }
         }
     }

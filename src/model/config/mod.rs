@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 pub use fields::ConfigError;
 
 use self::fields::{Fields, count_of};
-use crate::units::TokenId;
+use crate::units::{FloatType, TokenId};
 
 /// Name of the file inside a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -111,17 +111,6 @@ pub struct VisionConfig {
     pub merged_width: usize,
 }
 
-/// Floating-point storage types of a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FloatType {
-    /// IEEE binary32.
-    F32,
-    /// Upper half of a binary32.
-    Bf16,
-    /// IEEE binary16.
-    F16,
-}
-
 /// A setting that has no effect and probably should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -143,16 +132,6 @@ impl fmt::Display for ConfigWarning {
                 write!(f, "{}: unknown key {key} has no effect", file.display())
             }
         }
-    }
-}
-
-impl fmt::Display for FloatType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "float32",
-            Self::Bf16 => "bfloat16",
-            Self::F16 => "float16",
-        })
     }
 }
 

@@ -56,7 +56,7 @@ fn open(stored: &Stored) -> Checkpoint {
 fn host(
     config: &ModelConfig,
     stored: &Stored,
-) -> Result<(WeightSet<HostTensor>, Vec<LoadWarning>), CheckpointError> {
+) -> Result<(WeightSet<HostTensor<bf16>>, Vec<LoadWarning>), CheckpointError> {
     prepare(config, &open(stored), Ok)
 }
 
@@ -90,7 +90,7 @@ fn widths_are_padded_and_parts_stacked() {
     let mlp = "model.layers.0.mlp";
     let [gate, up, down] = ["gate", "up", "down"].map(|part| format!("{mlp}.{part}_proj.weight"));
     /// (tensor, its shape, its parts, their columns, a part's padded rows and columns)
-    type Case<'a> = (&'a HostTensor, &'a [usize], &'a [&'a str], usize, [usize; 2]);
+    type Case<'a> = (&'a HostTensor<bf16>, &'a [usize], &'a [&'a str], usize, [usize; 2]);
     let cases: [Case<'_>; 11] = [
         (&weights.vision.patch_embed, &[32, 32], &[names::PATCH_EMBED], 24, [32, 32]),
         (&block.fc1_weight, &[48, 32], &["visual.blocks.0.mlp.fc1.weight"], 32, [48, 32]),
@@ -122,18 +122,18 @@ fn widths_are_padded_and_parts_stacked() {
 fn the_plan_is_what_is_prepared() {
     let config = config(json!(false));
     let mut bytes = 0;
-    let count = |tensor: HostTensor| -> Result<(), CheckpointError> {
+    let count = |tensor: HostTensor<bf16>| -> Result<(), CheckpointError> {
         bytes += (u64::try_from(tensor.values.len()).unwrap() * 2).next_multiple_of(256);
         Ok(())
     };
     prepare(&config, &open(&stored(&config)), count).unwrap();
     // Stacked vectors share one buffer, so the plan may only be larger, by less than one alignment
     // for each part.
-    let planned = planned_bytes(&config).unwrap().0;
+    let planned = planned_bytes(&config, FloatType::Bf16).unwrap().0;
     assert!((bytes..bytes + 4 * 256).contains(&planned), "{planned} planned, {bytes} prepared");
     let mut huge = config;
     huge.text.num_hidden_layers = usize::MAX;
-    assert_eq!(planned_bytes(&huge), None);
+    assert_eq!(planned_bytes(&huge, FloatType::Bf16), None);
 }
 
 #[test]
@@ -142,7 +142,10 @@ fn every_storage_type_gives_the_same_weights() {
     let single = stored(&config);
     let (expected, warnings) = host(&config, &single).unwrap();
     let all = names::expected(&config).count();
-    assert_eq!(warnings, [LoadWarning::Converted { from: StoredType::F32, tensors: all }]);
+    assert_eq!(
+        warnings,
+        [LoadWarning::Converted { to: FloatType::Bf16, from: StoredType::F32, tensors: all }]
+    );
     assert!(expected.text.head.is_none());
     for (dtype, from) in [("BF16", StoredType::Bf16), ("F16", StoredType::F16)] {
         let half = |word: &[u8; 4]| match from {
@@ -208,7 +211,7 @@ fn each_difference_from_the_configuration_is_found() {
         ),
         "{problems:?}"
     );
-    let first = prepare(&config, &checkpoint, Ok::<_, CheckpointError>).unwrap_err();
+    let first = prepare::<bf16, _, _>(&config, &checkpoint, Ok::<_, CheckpointError>).unwrap_err();
     assert_eq!(first.to_string(), problems[0].to_string());
 }
 
@@ -218,7 +221,7 @@ fn a_claim_of_endless_layers_ends_at_the_first_missing_tensor() {
     let checkpoint = open(&stored(&small));
     let mut huge = small;
     huge.text.num_hidden_layers = (1 << 31) - 1;
-    let error = prepare(&huge, &checkpoint, Ok::<_, CheckpointError>).unwrap_err();
+    let error = prepare::<bf16, _, _>(&huge, &checkpoint, Ok::<_, CheckpointError>).unwrap_err();
     assert!(error.to_string().ends_with("has no tensor model.layers.1.input_layernorm.weight"));
     assert_eq!(problems(&huge, &checkpoint).len(), MAX_PROBLEMS);
 }
