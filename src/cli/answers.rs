@@ -5,8 +5,8 @@ use std::{path::Path, time::Duration};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::prompts::{PictureArgs, medium};
-use super::{CliError, DeviceArgs, Output, error};
+use super::prompts::{self, PictureArgs, PromptArgs};
+use super::{CliError, DeviceArgs, Output, error, warnings};
 use crate::engine::{Clock, Completion, Engine, EngineError, Sampling};
 
 /// How answers are made.
@@ -91,7 +91,7 @@ impl AnswerArgs {
     pub(crate) fn engine(
         &self,
         model: &Path,
-        pictures: &PictureArgs,
+        (prompt, pictures): (&PromptArgs, &PictureArgs),
         out: &mut Output,
     ) -> Result<(Engine, Duration), CliError> {
         self.dtype.check()?;
@@ -101,7 +101,7 @@ impl AnswerArgs {
         if let Some(tokens) = self.max_model_len {
             builder = builder.max_model_len(tokens);
         }
-        let engine = pictures.configure(builder).build()?;
+        let engine = prompt.configure(pictures.configure(builder)).build()?;
         out.status("");
         for warning in engine.warnings() {
             out.warn("checkpoint", warning);
@@ -119,8 +119,6 @@ pub(crate) fn answer(
 ) -> Value {
     let usage = &completion.usage;
     let timings = &completion.timings;
-    let media: Vec<Value> =
-        usage.media.iter().enumerate().map(|(i, item)| medium(i, item)).collect();
     json!({
         "schema": schema,
         "text": completion.text,
@@ -132,7 +130,7 @@ pub(crate) fn answer(
             "image_tokens": usage.image_tokens,
             "completion_tokens": usage.completion_tokens,
         },
-        "media": media,
+        "media": prompts::media(&usage.media),
         "timings_ms": {
             "load": milliseconds(load),
             "media": milliseconds(timings.media),
@@ -141,6 +139,7 @@ pub(crate) fn answer(
             "decode": milliseconds(timings.decode),
         },
         "device": engine.device(),
+        "warnings": warnings::document(&warnings::of(&usage.media, usage.escaped)),
     })
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
+use super::warnings;
 use super::{
     CliError, ModelArgs, Output,
     answers::{self, AnswerArgs},
@@ -35,8 +36,8 @@ pub(crate) struct GenerateArgs {
 /// Answers all conversations together and prints them in order.
 pub(crate) fn run(arguments: &GenerateArgs, out: &mut Output) -> Result<u8, CliError> {
     let conversations = prompts::conversations(&arguments.messages)?;
-    let (engine, load) =
-        arguments.answer.engine(&arguments.model.model, &arguments.pictures, out)?;
+    let settings = (&arguments.prompt, &arguments.pictures);
+    let (engine, load) = arguments.answer.engine(&arguments.model.model, settings, out)?;
     let mut generations = Vec::new();
     for (index, conversation) in conversations.list.into_iter().enumerate() {
         let mut request = Request::conversation(conversation)
@@ -55,6 +56,8 @@ pub(crate) fn run(arguments: &GenerateArgs, out: &mut Output) -> Result<u8, CliE
     let mut documents = Vec::new();
     for (index, generation) in generations.into_iter().enumerate() {
         let completion = finish(generation, index, total, out)?;
+        let usage = &completion.usage;
+        warnings::print(&warnings::of(&usage.media, usage.escaped), out);
         if out.is_json() {
             documents.push(answers::answer("qwen2vl.generate/1", &completion, &engine, load));
         } else if arguments.jsonl {

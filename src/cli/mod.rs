@@ -15,6 +15,7 @@ mod prompts;
 mod render;
 mod run;
 mod tokens;
+mod warnings;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::error::exit;
 use super::prompts::{self, PictureArgs, PromptArgs};
-use super::{CliError, ModelArgs, Output};
+use super::{CliError, ModelArgs, Output, warnings};
+use crate::engine::MediaUse;
 use crate::prompt::{ImageInput, Processed, Processor};
 
 /// Arguments of `process`.
@@ -41,14 +42,17 @@ struct Tensor {
 pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliError> {
     let conversations = prompts::conversations(&arguments.messages)?;
     let processor = arguments.pictures.apply(Processor::from_dir(&arguments.model.model)?)?;
+    let processor = arguments.prompt.apply(processor);
     let options = arguments.prompt.options();
     let rows = conversations.list.iter().enumerate();
     let rows = rows.map(|(index, conversation)| processor.process(index, conversation, options));
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     let tensors = tensors(&processor, &rows)?;
     save(&tensors, arguments)?;
-    prompts::warn_escaped(rows.iter().map(|row| row.escaped).sum(), out);
     let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
+    let media: Vec<MediaUse> = images.iter().map(|image| MediaUse::from(*image)).collect();
+    let found = warnings::of(&media, rows.iter().map(|row| row.escaped).sum());
+    warnings::print(&found, out);
     if out.is_json() {
         let shapes: serde_json::Map<String, serde_json::Value> =
             tensors.iter().map(|tensor| (tensor.name.into(), json!(tensor.shape))).collect();
@@ -56,7 +60,8 @@ pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliEr
             "schema": "qwen2vl.process/1",
             "output": arguments.output.display().to_string(),
             "tensors": shapes,
-            "media": prompts::media(images),
+            "media": prompts::media(&media),
+            "warnings": warnings::document(&found),
         }))?;
     } else {
         for tensor in &tensors {

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::CliError;
 use super::error::status;
-use super::{CliError, Output};
 use crate::engine::{EngineBuilder, MediaUse};
-use crate::media::{MediaError, Resizer};
+use crate::media::{Alpha, Decoding, Exif, MediaError, Resizer};
 use crate::prompt::{
-    ControlText, Conversations, ImageInput, ProcessOptions, Processor, PromptError, RenderOptions,
+    ControlText, Conversations, Grounding, ProcessOptions, Processor, PromptError, RenderOptions,
 };
 
 /// Bytes of a messages file: some pictures of the largest size, as base64.
@@ -27,6 +27,9 @@ pub(crate) struct PromptArgs {
     /// What strings of control tokens in messages mean
     #[arg(long, value_name = "POLICY", default_value = "literal")]
     pub(crate) control_text: ControlTextArg,
+    /// Which control tokens messages may hold all the same: grounding are object_ref, box and quad
+    #[arg(long, value_name = "TOKENS", default_value = "grounding")]
+    control_text_allow: AllowArg,
 }
 
 impl PromptArgs {
@@ -35,6 +38,34 @@ impl PromptArgs {
         let render =
             RenderOptions { add_generation_prompt: true, add_vision_id: self.add_vision_id };
         ProcessOptions { render, control_text: self.control_text.into() }
+    }
+
+    /// The processor with these settings.
+    pub(crate) fn apply(&self, processor: Processor) -> Processor {
+        processor.with_grounding(self.control_text_allow.into())
+    }
+
+    /// The same for an engine that is not built yet.
+    pub(crate) fn configure(&self, builder: EngineBuilder) -> EngineBuilder {
+        builder.grounding(self.control_text_allow.into())
+    }
+}
+
+/// Choices of `--control-text-allow`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AllowArg {
+    /// The grounding tokens
+    Grounding,
+    /// No control token
+    None,
+}
+
+impl From<AllowArg> for Grounding {
+    fn from(allow: AllowArg) -> Self {
+        match allow {
+            AllowArg::Grounding => Self::Active,
+            AllowArg::None => Self::Control,
+        }
     }
 }
 
@@ -50,18 +81,84 @@ pub(crate) struct PictureArgs {
     /// Most pixels of a resized picture: 1003520, 1280x28x28, 1M
     #[arg(long, value_name = "N", value_parser = pixels)]
     max_pixels: Option<u64>,
+    /// The same as --min-pixels in visual tokens of 28x28 pixels
+    #[arg(
+        long,
+        value_name = "N",
+        alias = "image-min-tokens",
+        value_parser = tokens,
+        conflicts_with = "min_pixels"
+    )]
+    min_image_tokens: Option<u64>,
+    /// The same as --max-pixels in visual tokens of 28x28 pixels
+    #[arg(
+        long,
+        value_name = "N",
+        alias = "image-max-tokens",
+        value_parser = tokens,
+        conflicts_with = "max_pixels"
+    )]
+    max_image_tokens: Option<u64>,
+    /// Whether pictures are turned as their EXIF says
+    #[arg(long, value_name = "WHAT", default_value = "apply")]
+    exif: ExifArg,
+    /// What becomes of transparency: dropped, or laid on white
+    #[arg(long, value_name = "WHAT", default_value = "drop")]
+    alpha: AlphaArg,
 }
 
 impl PictureArgs {
     /// The checkpoint's processor with these settings over its own.
     pub(crate) fn apply(&self, processor: Processor) -> Result<Processor, CliError> {
-        let processor = processor.with_resizer(self.resize.into());
-        processor.with_pixels(self.min_pixels, self.max_pixels).map_err(CliError::from)
+        let processor = processor.with_resizer(self.resize.into()).with_decoding(self.decoding());
+        let (min, max) = self.pixels();
+        processor.with_pixels(min, max).map_err(CliError::from)
     }
 
     /// The same for an engine that is not built yet.
     pub(crate) fn configure(&self, builder: EngineBuilder) -> EngineBuilder {
-        builder.resizer(self.resize.into()).pixels(self.min_pixels, self.max_pixels)
+        let (min, max) = self.pixels();
+        builder.resizer(self.resize.into()).decoding(self.decoding()).pixels(min, max)
+    }
+
+    fn pixels(&self) -> (Option<u64>, Option<u64>) {
+        (self.min_pixels.or(self.min_image_tokens), self.max_pixels.or(self.max_image_tokens))
+    }
+
+    fn decoding(&self) -> Decoding {
+        Decoding { exif: self.exif.into(), alpha: self.alpha.into() }
+    }
+}
+
+/// Choices of `--exif`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ExifArg {
+    Apply,
+    Ignore,
+}
+
+impl From<ExifArg> for Exif {
+    fn from(exif: ExifArg) -> Self {
+        match exif {
+            ExifArg::Apply => Self::Apply,
+            ExifArg::Ignore => Self::Ignore,
+        }
+    }
+}
+
+/// Choices of `--alpha`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AlphaArg {
+    Drop,
+    White,
+}
+
+impl From<AlphaArg> for Alpha {
+    fn from(alpha: AlphaArg) -> Self {
+        match alpha {
+            AlphaArg::Drop => Self::Drop,
+            AlphaArg::White => Self::White,
+        }
     }
 }
 
@@ -125,17 +222,8 @@ pub(crate) fn conversations(file: &Path) -> Result<Conversations, CliError> {
         .map_err(|error| CliError::from(error).within(&file.display().to_string()))
 }
 
-/// Says how many control tokens of messages became text.
-pub(crate) fn warn_escaped(escaped: usize, out: &mut Output) {
-    if escaped > 0 {
-        let what = "control token(s) in messages are taken as text; --control-text trusted \
-                    makes them active";
-        out.warn("control_text_escaped", &format!("{escaped} {what}"));
-    }
-}
-
 /// One medium as results report it.
-pub(crate) fn medium(index: usize, item: &MediaUse) -> Value {
+fn medium(index: usize, item: &MediaUse) -> Value {
     json!({
         "index": index,
         "kind": "image",
@@ -148,9 +236,8 @@ pub(crate) fn medium(index: usize, item: &MediaUse) -> Value {
 }
 
 /// The media of a prompt as results report them.
-pub(crate) fn media<'a>(images: impl IntoIterator<Item = &'a ImageInput>) -> Value {
-    let medium = |(index, image)| medium(index, &MediaUse::from(image));
-    Value::Array(images.into_iter().enumerate().map(medium).collect())
+pub(crate) fn media(items: &[MediaUse]) -> Value {
+    items.iter().enumerate().map(|(index, item)| medium(index, item)).collect()
 }
 
 impl From<PromptError> for CliError {
@@ -165,6 +252,15 @@ impl From<MediaError> for CliError {
         let code = error.code();
         Self::new(code, status(code), error)
     }
+}
+
+/// Visual tokens as pixels.
+fn tokens(text: &str) -> Result<u64, String> {
+    /// Of a merged patch of the published models.
+    const PIXELS: u64 = 28 * 28;
+    let product = text.parse::<u64>().ok().and_then(|tokens| tokens.checked_mul(PIXELS));
+    let expected = || format!("{text:?} is no number of visual tokens, such as 1280");
+    product.filter(|pixels| *pixels > 0).ok_or_else(expected)
 }
 
 /// `784`, `1280x28x28`, `512k`, `12M`.
@@ -191,6 +287,7 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(pixels(text), Ok(expected), "{text}");
         }
+        assert_eq!((tokens("4"), tokens("0").is_err()), (Ok(3_136), true));
         for text in ["", "0", "x", "k", "-3", "28x", "99999999999M99", "4294967296x4294967296"] {
             assert!(pixels(text).is_err(), "{text}");
         }

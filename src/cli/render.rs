@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::error::exit;
 use super::prompts::{self, PromptArgs};
-use super::{CliError, ModelArgs, Output};
+use super::{CliError, ModelArgs, Output, warnings};
 use crate::prompt::Processor;
 use crate::units::TokenId;
 
@@ -33,7 +33,7 @@ pub(crate) struct RenderArgs {
 /// Prints each prompt, in order.
 pub(crate) fn run(arguments: &RenderArgs, out: &mut Output) -> Result<u8, CliError> {
     let conversations = prompts::conversations(&arguments.messages)?;
-    let processor = Processor::from_dir(&arguments.model.model)?;
+    let processor = arguments.prompt.apply(Processor::from_dir(&arguments.model.model)?);
     let mut options = arguments.prompt.options();
     options.render.add_generation_prompt = !arguments.no_generation_prompt;
     let (mut documents, mut escaped) = (Vec::new(), 0);
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &RenderArgs, out: &mut Output) -> Result<u8, CliErr
             out.line("")?;
         }
     }
-    prompts::warn_escaped(escaped, out);
+    warnings::print(&warnings::of(&[], escaped), out);
     if out.is_json() {
         out.document(&document(documents, conversations.batch))?;
     }

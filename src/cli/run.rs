@@ -11,6 +11,7 @@ use super::{
     error::exit,
     interrupt::Interrupt,
     prompts::{PictureArgs, PromptArgs},
+    warnings,
 };
 use crate::{
     engine::{Clock, Completion, Event, Request},
@@ -56,12 +57,16 @@ pub(crate) fn run(arguments: &RunArgs, out: &mut Output) -> Result<u8, CliError>
     let clock = Clock::start();
     let (model, question) = words(arguments)?;
     let request = request(arguments, question);
-    let (engine, load) = arguments.answer.engine(&model, &arguments.pictures, out)?;
+    let settings = (&arguments.prompt, &arguments.pictures);
+    let (engine, load) = arguments.answer.engine(&model, settings, out)?;
     let interrupt = Interrupt::listen()?;
     let mut generation = engine.submit(request)?;
     let streams = !out.is_json() && !arguments.jsonl;
     for event in &mut generation {
         match event? {
+            Event::Started(usage) => {
+                warnings::print(&warnings::of(&usage.media, usage.escaped), out);
+            }
             Event::Token(token) if streams => out.piece(&token.text)?,
             Event::Token(token) if arguments.jsonl => {
                 let (id, text) = (token.id.0, token.text);

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::error::exit;
 use super::prompts::{self, PictureArgs, PromptArgs};
-use super::{CliError, ModelArgs, Output};
+use super::{CliError, ModelArgs, Output, warnings};
+use crate::engine::MediaUse;
 use crate::media::PixelBudget;
 use crate::prompt::{Conversation, Conversations, Message, Part, Processed, Processor};
 
@@ -49,6 +50,7 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
         }
     };
     let processor = arguments.pictures.apply(Processor::from_dir(&arguments.model.model)?)?;
+    let processor = arguments.prompt.apply(processor);
     let options = arguments.prompt.options();
     let mut documents = Vec::new();
     for (index, conversation) in conversations.list.iter().enumerate() {
@@ -56,10 +58,14 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
         let total = counted.input_ids.len();
         let visual: usize = counted.images.iter().map(|image| image.tokens.0).sum();
         let fit = arguments.fit.map(|tokens| fit(&processor, &counted, tokens)).transpose()?;
+        let media: Vec<MediaUse> = counted.images.iter().map(MediaUse::from).collect();
+        let found = warnings::of(&media, counted.escaped);
+        warnings::print(&found, out);
         if out.is_json() {
             documents.push(json!({
                 "prompt_tokens": total, "text_tokens": total - visual, "image_tokens": visual,
-                "media": prompts::media(&counted.images), "fitting_max_pixels": fit,
+                "media": prompts::media(&media), "fitting_max_pixels": fit,
+                "warnings": warnings::document(&found),
             }));
         } else {
             table(&counted, total - visual, out)?;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     device::{Device, DeviceChoice},
-    media::Resizer,
+    media::{Decoding, Resizer},
     model::{
         Model, ModelOptions,
         checkpoint::Checkpoint,
@@ -22,7 +22,7 @@ use crate::{
         positions::{self, Grids},
         workspace::Workspace,
     },
-    prompt::{Processed, Processor},
+    prompt::{Grounding, Processed, Processor},
     units::{FloatType, GridThw, Tokens},
 };
 
@@ -41,6 +41,8 @@ pub struct EngineBuilder {
     resizer: Option<Resizer>,
     min_pixels: Option<u64>,
     max_pixels: Option<u64>,
+    decoding: Decoding,
+    grounding: Grounding,
 }
 
 /// A loaded checkpoint. Cheap to clone: all clones share one device and its memory.
@@ -113,6 +115,20 @@ impl EngineBuilder {
         self
     }
 
+    /// How files become RGB; without it as in the reference.
+    #[must_use]
+    pub fn decoding(mut self, decoding: Decoding) -> Self {
+        self.decoding = decoding;
+        self
+    }
+
+    /// What grounding tokens in messages mean; without it themselves.
+    #[must_use]
+    pub fn grounding(mut self, grounding: Grounding) -> Self {
+        self.grounding = grounding;
+        self
+    }
+
     /// Loads the checkpoint and plans and allocates all device memory.
     ///
     /// # Errors
@@ -121,7 +137,9 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, EngineError> {
         let config = ModelConfig::load(&self.folder)?;
         let generation = GenerationConfig::load(&self.folder)?;
-        let processor = Processor::with_config(&self.folder, &config)?;
+        let processor = Processor::with_config(&self.folder, &config)?
+            .with_decoding(self.decoding)
+            .with_grounding(self.grounding);
         processor.check_vision(&config.vision)?;
         let processor = processor.with_pixels(self.min_pixels, self.max_pixels)?;
         let processor = match self.resizer {
@@ -181,6 +199,8 @@ impl Engine {
             resizer: None,
             min_pixels: None,
             max_pixels: None,
+            decoding: Decoding::default(),
+            grounding: Grounding::default(),
         }
     }
 
@@ -325,6 +345,7 @@ fn usage(processed: &Processed) -> Usage {
         prompt_tokens: processed.input_ids.len(),
         image_tokens: media.iter().map(|item| item.tokens.0).sum(),
         completion_tokens: 0,
+        escaped: processed.escaped,
         media,
     }
 }

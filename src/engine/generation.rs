@@ -45,6 +45,8 @@ pub struct Usage {
     pub image_tokens: usize,
     /// Tokens of the answer, the end token included.
     pub completion_tokens: usize,
+    /// Strings of control tokens in messages that were taken as text.
+    pub escaped: usize,
     /// Each picture.
     pub media: Vec<MediaUse>,
 }
@@ -62,12 +64,17 @@ pub struct MediaUse {
     pub grid: GridThw,
     /// Visual tokens.
     pub tokens: Tokens,
+    /// Whether EXIF turned it.
+    pub turned: bool,
+    /// Whether transparency was dropped from it.
+    pub alpha_dropped: bool,
 }
 
 impl From<&ImageInput> for MediaUse {
     fn from(image: &ImageInput) -> Self {
-        let ImageInput { decoded, resized, grid, tokens, .. } = *image;
-        Self { source: image.source.clone(), decoded, resized, grid, tokens }
+        let ImageInput { decoded, resized, grid, tokens, turned, alpha_dropped, .. } = *image;
+        let source = image.source.clone();
+        Self { source, decoded, resized, grid, tokens, turned, alpha_dropped }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Encoded bytes to RGB8, as Pillow's `convert("RGB")` gives it (docs/spec.md, section 3.2).
 //!
 //! The kind is decided by content, never by name. Declared sizes are checked before a pixel is
-//! allocated. EXIF orientation is applied; alpha is dropped, never blended.
+//! allocated. EXIF orientation is applied and alpha dropped unless [`Decoding`] says otherwise.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use std::borrow::Cow;
@@ -68,45 +68,139 @@ impl Format {
     }
 }
 
+/// What EXIF orientation means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exif {
+    /// The picture is turned, as the reference does.
+    #[default]
+    Apply,
+    /// Nothing, as in qwen-vl-utils.
+    Ignore,
+}
+
+/// What becomes of transparency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Alpha {
+    /// Dropped: the colour stands as it is, as in the reference.
+    #[default]
+    Drop,
+    /// The picture is laid on white, as qwen-vl-utils does. A GIF has no alpha of its own.
+    White,
+}
+
+/// How encoded bytes become RGB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoding {
+    /// Orientation.
+    pub exif: Exif,
+    /// Transparency.
+    pub alpha: Alpha,
+}
+
+impl Decoding {
+    /// Reads a picture's header; no pixel is decoded.
+    ///
+    /// # Errors
+    /// [`MediaError::UnknownFormat`], [`MediaError::UnsupportedFormat`], [`MediaError::Limit`],
+    /// [`MediaError::Empty`], and [`MediaError::Decode`] for a broken header.
+    pub fn open<'a>(self, bytes: &'a [u8], limits: &Limits) -> Result<Picture<'a>, MediaError> {
+        let opened = Opened::new(bytes, limits)?;
+        Ok(Picture { bytes, opened, decoding: self })
+    }
+}
+
+/// A picture whose header is read and within the limits.
+pub struct Picture<'a> {
+    bytes: &'a [u8],
+    opened: Opened<'a>,
+    decoding: Decoding,
+}
+
+impl std::fmt::Debug for Picture<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Picture").field("format", &self.opened.format).finish_non_exhaustive()
+    }
+}
+
+impl Picture<'_> {
+    /// Height and width, turned as the orientation says where that counts.
+    pub fn size(&self) -> Size {
+        let Size { height, width } = self.opened.size;
+        if swaps(self.turn()) { Size { height: width, width: height } } else { self.opened.size }
+    }
+
+    /// Whether the orientation turns or mirrors the picture.
+    pub fn is_turned(&self) -> bool {
+        self.turn() != Orientation::NoTransforms
+    }
+
+    /// Whether it has transparency.
+    pub fn has_alpha(&self) -> bool {
+        match &self.opened.decoder {
+            Decoder::Jpeg(_) => false,
+            // The decoder gives each GIF alpha.
+            Decoder::Image(_) if self.opened.format == Format::Gif => false,
+            Decoder::Image(decoder) => decoder.color_type().has_alpha(),
+        }
+    }
+
+    /// Decodes the pixels.
+    ///
+    /// # Errors
+    /// [`MediaError::Decode`] for a truncated or corrupt file, [`MediaError::UnsupportedFormat`] for
+    /// a form that is not built.
+    pub fn rgb(self) -> Result<Rgb8, MediaError> {
+        let (turn, has_alpha) = (self.turn(), self.has_alpha());
+        let alpha = if has_alpha { self.decoding.alpha } else { Alpha::Drop };
+        let Opened { format, size, decoder, .. } = self.opened;
+        let data = match decoder {
+            Decoder::Jpeg(jpeg) => jpeg.rgb()?,
+            Decoder::Image(decoder) => {
+                let color = decoder.color_type();
+                let total = usize::try_from(decoder.total_bytes())
+                    .map_err(|source| MediaError::Decode { format, source: Box::new(source) })?;
+                let mut data = vec![0; total];
+                decoder.read_image_boxed(&mut data).map_err(|error| failed(format, error))?;
+                let mut rgb = to_rgb(format, color, gray_16(format, self.bytes), &data)?;
+                if alpha == Alpha::White {
+                    on_white(&mut rgb, color, &data);
+                }
+                if format == Format::Gif
+                    && let Some(backdrop) = Backdrop::of(self.bytes)
+                {
+                    backdrop.fill(size.width, &mut rgb);
+                }
+                rgb
+            }
+        };
+        Ok(turned(Rgb8::new(size, data)?, turn))
+    }
+
+    fn turn(&self) -> Orientation {
+        match self.decoding.exif {
+            Exif::Apply => self.opened.turn,
+            Exif::Ignore => Orientation::NoTransforms,
+        }
+    }
+}
+
 /// Height and width that [`decode`] would give; no pixel is decoded.
 ///
 /// # Errors
-/// As [`decode`], for what the header shows.
+/// Those of [`Decoding::open`].
 pub fn probe(bytes: &[u8], limits: &Limits) -> Result<Size, MediaError> {
-    let opened = Opened::new(bytes, limits)?;
-    let Size { height, width } = opened.size;
-    Ok(if swaps(opened.turn) { Size { height: width, width: height } } else { opened.size })
+    Ok(Decoding::default().open(bytes, limits)?.size())
 }
 
 /// The picture as RGB8, turned as its EXIF says.
 ///
 /// # Errors
-/// [`MediaError::UnknownFormat`], [`MediaError::UnsupportedFormat`], [`MediaError::Limit`],
-/// [`MediaError::Empty`], and [`MediaError::Decode`] for a truncated or corrupt file.
+/// Those of [`Decoding::open`] and [`Picture::rgb`].
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, MediaError> {
-    let opened = Opened::new(bytes, limits)?;
-    let Opened { format, size, turn, .. } = opened;
-    let data = match opened.decoder {
-        Decoder::Jpeg(jpeg) => jpeg.rgb()?,
-        Decoder::Image(decoder) => {
-            let color = decoder.color_type();
-            let total = usize::try_from(decoder.total_bytes())
-                .map_err(|source| MediaError::Decode { format, source: Box::new(source) })?;
-            let mut data = vec![0; total];
-            decoder.read_image_boxed(&mut data).map_err(|error| failed(format, error))?;
-            let mut rgb = to_rgb(format, color, gray_16(format, bytes), &data)?;
-            if format == Format::Gif
-                && let Some(backdrop) = Backdrop::of(bytes)
-            {
-                backdrop.fill(size.width, &mut rgb);
-            }
-            rgb
-        }
-    };
-    Ok(turned(Rgb8::new(size, data)?, turn))
+    Decoding::default().open(bytes, limits)?.rgb()
 }
 
-/// A picture whose header is read and within the limits.
+/// A decoder that has read its header.
 struct Opened<'a> {
     format: Format,
     size: Size,
@@ -262,6 +356,34 @@ fn to_rgb(
     Ok(rgb)
 }
 
+/// Lays the picture on white: Pillow's `paste` with the alpha as its mask, in whole numbers.
+fn on_white(rgb: &mut [u8], color: ColorType, data: &[u8]) {
+    let (samples, bytes) = match color {
+        ColorType::La8 => (2, 1),
+        ColorType::La16 => (2, 2),
+        ColorType::Rgba8 => (4, 1),
+        _ => (4, 2),
+    };
+    let pixels = rgb.as_chunks_mut::<3>().0.iter_mut();
+    for (pixel, data) in pixels.zip(data.chunks_exact(usize::strict_mul(samples, bytes))) {
+        // Of 16 bits Pillow keeps the high byte.
+        let alpha = match *data {
+            [.., low, high] if bytes == 2 => u16::from_ne_bytes([low, high]).to_be_bytes()[0],
+            [.., alpha] => alpha,
+            [] => u8::MAX,
+        };
+        let (alpha, white) = (u32::from(alpha), u32::from(u8::MAX));
+        for value in pixel {
+            let sum = white
+                .wrapping_mul(white.wrapping_sub(alpha))
+                .wrapping_add(u32::from(*value).wrapping_mul(alpha))
+                .wrapping_add(128);
+            let blended = sum.wrapping_add(sum >> 8) >> 8;
+            *value = u8::try_from(blended).unwrap_or(u8::MAX);
+        }
+    }
+}
+
 /// The picture turned: output pixel (y, x) comes from where the orientation says.
 fn turned(picture: Rgb8, turn: Orientation) -> Rgb8 {
     use Orientation::{
@@ -351,6 +473,19 @@ mod tests {
         }
         let other = b"tiff:OrientationX tiff:Orientation";
         assert_eq!(orientation(None, Some(other)), Orientation::NoTransforms);
+    }
+
+    #[test]
+    fn transparency_is_laid_on_white_as_pillow_does() {
+        // Image.new("RGB", size, (255, 255, 255)).paste(picture, mask=picture.split()[3])
+        let mut rgb = [[0, 100, 200], [0, 100, 200], [0, 100, 200], [7, 8, 9]].concat();
+        let data = [[0, 100, 200, 0], [0, 100, 200, 255], [0, 100, 200, 100], [7, 8, 9, 1]];
+        on_white(&mut rgb, ColorType::Rgba8, &data.concat());
+        assert_eq!(rgb, [255, 255, 255, 0, 100, 200, 155, 194, 233, 254, 254, 254]);
+        let mut gray = [[50_u8; 3], [50; 3]].concat();
+        let words: Vec<u8> = [0, 0x80ff, 0, 0xffff_u16].map(u16::to_ne_bytes).concat();
+        on_white(&mut gray, ColorType::La16, &words);
+        assert_eq!(gray, [152, 152, 152, 50, 50, 50]);
     }
 
     #[test]

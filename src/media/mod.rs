@@ -22,7 +22,7 @@ mod source;
 
 use std::path::PathBuf;
 
-pub use decode::{Format, decode, probe};
+pub use decode::{Alpha, Decoding, Exif, Format, Picture, decode, probe};
 pub use limits::Limits;
 pub use normalize::Normalization;
 pub use patches::{Frames, PATCH_ROW_PITCH, patch_rows};

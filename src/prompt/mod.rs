@@ -22,4 +22,4 @@ pub use processor::{
     Batch, ImageInput, MediaKind, ProcessOptions, Processed, Processor, PromptLimits,
 };
 pub use template::{ChatTemplate, Origin, Piece, RenderOptions};
-pub use tokenizer::{ControlText, Encoded, Tokenizer};
+pub use tokenizer::{ControlText, Encoded, Grounding, Tokenizer};

@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 
 use super::message::{Content, PartKind, Picture, at};
 use super::{
-    ChatTemplate, ControlText, Conversation, Encoded, Origin, Part, Piece, PromptError,
+    ChatTemplate, ControlText, Conversation, Encoded, Grounding, Origin, Part, Piece, PromptError,
     RenderOptions, Spot, Tokenizer, placeholders,
 };
-use crate::media::{self, Limits, MediaError, Prepared, Preprocessor, Resizer, Size};
+use crate::media::{Alpha, Decoding, Limits, MediaError, Prepared, Preprocessor, Resizer, Size};
 use crate::model::config::{ModelConfig, VisionConfig, VisionTokens};
 use crate::units::{GridThw, TokenId, Tokens};
 
@@ -27,6 +27,7 @@ pub struct Processor {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     preprocessor: Preprocessor,
+    decoding: Decoding,
     tokens: VisionTokens,
     pad: Option<TokenId>,
     limits: PromptLimits,
@@ -96,6 +97,10 @@ pub struct ImageInput {
     pub grid: GridThw,
     /// Visual tokens.
     pub tokens: Tokens,
+    /// Whether EXIF turned it.
+    pub turned: bool,
+    /// Whether transparency was dropped from it.
+    pub alpha_dropped: bool,
     /// Pixels; none where only tokens were counted.
     pub prepared: Option<Prepared>,
 }
@@ -150,8 +155,8 @@ impl Processor {
         let pad = pad.as_deref().unwrap_or("<|endoftext|>");
         let pad = tokenizer.added_id(pad);
         let preprocessor = preprocessor(folder)?;
-        let limits = PromptLimits::default();
-        Ok(Self { tokenizer, template, preprocessor, tokens, pad, limits })
+        let (decoding, limits) = (Decoding::default(), PromptLimits::default());
+        Ok(Self { tokenizer, template, preprocessor, decoding, tokens, pad, limits })
     }
 
     /// The same with other limits on resized pictures, each on its own.
@@ -171,6 +176,20 @@ impl Processor {
     #[must_use]
     pub fn with_resizer(mut self, resizer: Resizer) -> Self {
         self.preprocessor = self.preprocessor.with_resizer(resizer);
+        self
+    }
+
+    /// The same with another way from files to RGB.
+    #[must_use]
+    pub fn with_decoding(mut self, decoding: Decoding) -> Self {
+        self.decoding = decoding;
+        self
+    }
+
+    /// The same with another meaning of grounding tokens in messages.
+    #[must_use]
+    pub fn with_grounding(mut self, grounding: Grounding) -> Self {
+        self.tokenizer = self.tokenizer.with_grounding(grounding);
         self
     }
 
@@ -351,12 +370,14 @@ impl Processor {
             .with_budget(picture.min_pixels, picture.max_pixels)
             .map_err(at(spot))?;
         let bytes = picture.source.read(limits).map_err(at(spot))?;
-        let (decoded, prepared) = match depth {
-            Depth::Headers => (media::probe(&bytes, limits).map_err(at(spot))?, None),
+        let opened = self.decoding.open(&bytes, limits).map_err(at(spot))?;
+        let (decoded, turned) = (opened.size(), opened.is_turned());
+        let alpha_dropped = opened.has_alpha() && self.decoding.alpha == Alpha::Drop;
+        let prepared = match depth {
+            Depth::Headers => None,
             Depth::Pixels => {
-                let rgb = media::decode(&bytes, limits).map_err(at(spot))?;
-                let prepared = preprocessor.image(&rgb).map_err(at(spot))?;
-                (rgb.size(), Some(prepared))
+                let rgb = opened.rgb().map_err(at(spot))?;
+                Some(preprocessor.image(&rgb).map_err(at(spot))?)
             }
         };
         let resized = preprocessor.resized(decoded).map_err(at(spot))?;
@@ -364,7 +385,18 @@ impl Processor {
         let tokens = grid.merged_tokens(merge);
         let tokens = tokens.ok_or(PromptError::Grid { spot, grid, merge })?;
         let (kind, source) = (MediaKind::Image, picture.source.name());
-        Ok(ImageInput { spot, kind, source, decoded, resized, grid, tokens, prepared })
+        Ok(ImageInput {
+            spot,
+            kind,
+            source,
+            decoded,
+            resized,
+            grid,
+            tokens,
+            turned,
+            alpha_dropped,
+            prepared,
+        })
     }
 
     fn check_limits(&self, conversation: &Conversation) -> Result<(), PromptError> {

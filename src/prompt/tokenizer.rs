@@ -39,6 +39,16 @@ pub enum ControlText {
     Trusted,
 }
 
+/// What the grounding tokens (object_ref, box, quad) in a message mean, unless it is trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grounding {
+    /// Themselves: people write them in questions, and they neither end a turn nor bind a picture.
+    #[default]
+    Active,
+    /// The same as all other control tokens.
+    Control,
+}
+
 /// A token of `added_tokens`.
 #[derive(Clone, Debug)]
 struct Added {
@@ -55,6 +65,7 @@ pub struct Tokenizer {
     added: Vec<Added>,
     /// First characters of the added tokens, each once.
     starts: Vec<char>,
+    grounding: Grounding,
 }
 
 /// Ids of a prompt.
@@ -116,7 +127,14 @@ impl Tokenizer {
             added.iter().filter_map(|token| token.text.chars().next()).collect();
         starts.sort_unstable();
         starts.dedup();
-        Ok(Self { encoder, added, starts })
+        Ok(Self { encoder, added, starts, grounding: Grounding::default() })
+    }
+
+    /// The same with another meaning of grounding tokens in messages.
+    #[must_use]
+    pub fn with_grounding(mut self, grounding: Grounding) -> Self {
+        self.grounding = grounding;
+        self
     }
 
     /// Id of an added token.
@@ -128,7 +146,7 @@ impl Tokenizer {
     /// [`ControlText::Literal`] takes for text.
     pub fn control_token(&self, text: &str) -> Option<(&str, usize)> {
         self.scan(text, |_| true).into_iter().find_map(|(offset, token)| {
-            (!is_grounding(token)).then_some((token.text.as_str(), offset))
+            (!self.is_active(token)).then_some((token.text.as_str(), offset))
         })
     }
 
@@ -165,7 +183,7 @@ impl Tokenizer {
                 continue;
             };
             for (offset, token) in self.scan(&piece.text, |_| true) {
-                if is_grounding(token) {
+                if self.is_active(token) {
                     continue;
                 }
                 if policy == ControlText::Refuse {
@@ -174,7 +192,7 @@ impl Tokenizer {
                 }
                 encoded.escaped += 1;
             }
-            self.append(&piece.text, is_grounding, &mut run, &mut encoded.ids)?;
+            self.append(&piece.text, |token| self.is_active(token), &mut run, &mut encoded.ids)?;
         }
         self.flush(&mut run, &mut encoded.ids)?;
         Ok(encoded)
@@ -200,6 +218,11 @@ impl Tokenizer {
             let mapped: Option<Vec<u8>> = text.chars().map(byte_of).collect();
             to.extend(mapped.unwrap_or_else(|| text.into_bytes()));
         }
+    }
+
+    /// Whether a token means itself in a message.
+    fn is_active(&self, token: &Added) -> bool {
+        self.grounding == Grounding::Active && GROUNDING.contains(&token.text.as_str())
     }
 
     /// Added tokens in `text`, leftmost first, the longest at each place.
@@ -252,10 +275,6 @@ impl Tokenizer {
         run.clear();
         Ok(())
     }
-}
-
-fn is_grounding(token: &Added) -> bool {
-    GROUNDING.contains(&token.text.as_str())
 }
 
 /// The byte that a character of a byte-level vocabulary stands for: GPT-2's table.
@@ -380,6 +399,13 @@ mod tests {
         let text = "<|box_start|>(1,2)<|box_end|>";
         let literal = tokenizer.encode_pieces(&[user(text)], ControlText::Literal).unwrap();
         assert_eq!((literal.ids, literal.escaped), (tokenizer.encode(text).unwrap(), 0));
+        let tokenizer = tokenizer.with_grounding(Grounding::Control);
+        let literal = tokenizer.encode_pieces(&[user(text)], ControlText::Literal).unwrap();
+        let first = tokenizer.added_id("<|endoftext|>").unwrap();
+        assert!(literal.ids.iter().all(|id| *id < first), "{:?}", literal.ids);
+        assert_eq!((tokenizer.decode(&literal.ids, false), literal.escaped), (text.to_owned(), 2));
+        let refused = tokenizer.encode_pieces(&[user(text)], ControlText::Refuse);
+        assert_eq!(refused.unwrap_err().code(), "control_token");
     }
 
     #[test]

@@ -239,3 +239,82 @@ fn a_closed_standard_output_is_an_error() {
     let command = format!("{} tokens {model} hello >/dev/null", env!("CARGO_BIN_EXE_qwen2vl"));
     assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
 }
+
+fn json_of(arguments: &[&str]) -> Value {
+    serde_json::from_str(&said(&[arguments, &["--json"]].concat())).unwrap()
+}
+
+fn codes(document: &Value) -> Vec<&str> {
+    document["warnings"].as_array().unwrap().iter().map(|w| w["code"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn the_turn_of_a_picture_can_be_ignored() {
+    let model = demo().join("model").display().to_string();
+    let picture = demo().join("media/two_exif6.jpg").display().to_string();
+    let common = ["tokens", &model, "--image", &picture, "hello"];
+    let applied = json_of(&common);
+    let ignored = json_of(&[&common[..], &["--exif", "ignore"]].concat());
+    let size = |document: &Value| flat(&document["media"][0]["decoded"]);
+    let swapped: Vec<i64> = size(&ignored).into_iter().rev().collect();
+    assert_eq!(size(&applied), swapped);
+    assert_ne!(size(&applied), size(&ignored));
+    assert!(codes(&applied).contains(&"exif_rotated"), "{applied}");
+    assert!(!codes(&ignored).contains(&"exif_rotated"), "{ignored}");
+    let done = run(&common);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(said.contains("warning[exif_rotated]: "), "{said}");
+}
+
+#[test]
+fn transparency_is_dropped_or_laid_on_white() {
+    let model = demo().join("model").display().to_string();
+    let messages = Messages::new(&json!([{"role": "user", "content": [
+        {"type": "image", "path": "a.png"}]}]));
+    let (file, output) = (messages.path("messages.json"), messages.path("out"));
+    let values = |alpha: &str| -> (Vec<u8>, Value) {
+        let arguments = ["process", &model, "--messages", &file, "--output", &output];
+        let document = json_of(&[&arguments[..], &["--alpha", alpha]].concat());
+        let tensors = TensorFile::open(Path::new(&output)).unwrap();
+        (tensors.tensor("pixel_values").unwrap().bytes.to_vec(), document)
+    };
+    let transparent = image::RgbaImage::from_pixel(112, 112, image::Rgba([40, 80, 120, 0]));
+    transparent.save(messages.path("a.png")).unwrap();
+    let ((dropped, warned), (white, silent)) = (values("drop"), values("white"));
+    assert_eq!((codes(&warned), codes(&silent).len()), (vec!["alpha_dropped"], 0));
+    let opaque = |color| {
+        image::RgbImage::from_pixel(112, 112, image::Rgb(color))
+            .save(messages.path("a.png"))
+            .unwrap();
+        values("drop").0
+    };
+    assert!(dropped == opaque([40, 80, 120]) && white == opaque([255; 3]));
+}
+
+#[test]
+fn budgets_are_given_in_pixels_or_in_visual_tokens() {
+    let model = demo().join("model").display().to_string();
+    let picture = demo().join("media/large_png.png").display().to_string();
+    let common = ["tokens", &model, "--image", &picture, "hello", "--min-pixels", "784"];
+    let few = json_of(&[&common[..], &["--max-image-tokens", "20"]].concat());
+    assert_eq!(few, json_of(&[&common[..], &["--max-pixels", "15680"]].concat()));
+    assert_eq!(few, json_of(&[&common[..], &["--image-max-tokens", "20"]].concat()));
+    assert!(few["image_tokens"].as_u64().unwrap() <= 20, "{few}");
+    let both = [&common[..], &["--max-image-tokens", "20", "--max-pixels", "99999"]].concat();
+    assert_eq!(run(&both).status.code(), Some(2));
+}
+
+#[test]
+fn grounding_tokens_can_be_made_text() {
+    let model = demo().join("model").display().to_string();
+    let messages = Messages::new(&json!([{"role": "user", "content": "a<|box_start|>"}]));
+    let file = messages.path("messages.json");
+    let common = ["render", &model, "--messages", &file];
+    let active = json_of(&common);
+    let text = json_of(&[&common[..], &["--control-text-allow", "none"]].concat());
+    assert_eq!(active["text"], text["text"]);
+    assert!(flat(&active["ids"]).len() < flat(&text["ids"]).len(), "{active} {text}");
+    let refused =
+        [&common[..], &["--control-text-allow", "none", "--control-text", "refuse"]].concat();
+    assert_eq!(run(&refused).status.code(), Some(3));
+}
