@@ -10,7 +10,7 @@ use crate::{
         generation_config::GenerationConfig,
         weights,
     },
-    model::config::ModelConfig,
+    model::config::{ModelConfig, TextConfig},
     units::{Bytes, FloatType, TokenId},
 };
 
@@ -83,9 +83,12 @@ impl Report {
                 text.intermediate_size, text.vocab_size, text.rms_norm_eps
             ),
             format!(
-                "positions   {}, rotary base {}, sections {time}/{height}/{width}",
-                text.max_position_embeddings, text.rope_theta
+                "positions   {}, rotary base {}, type {}, sections {time}/{height}/{width}",
+                text.max_position_embeddings,
+                text.rope_theta,
+                text.rope_scaling.name()
             ),
+            windows(text),
             format!(
                 "vision      {} blocks, {} channels, {} heads of {}, feed-forward {}",
                 vision.depth, vision.embed_dim, vision.num_heads, vision.head_dim, vision.mlp_width
@@ -195,6 +198,8 @@ impl Report {
                 "rms_norm_eps": short(text.rms_norm_eps),
                 "rope_theta": text.rope_theta,
                 "mrope_section": text.mrope_section,
+                "rope_type": text.rope_scaling.name(),
+                "windows": text.windows.iter().map(|w| w.map(|w| w.0)).collect::<Vec<_>>(),
                 "tie_word_embeddings": text.tie_word_embeddings,
             },
             "vision": {
@@ -237,4 +242,17 @@ fn size_of_tensor(tensor: &Tensor<'_>) -> Bytes {
 /// The shortest decimal number that rounds to `value`: 1e-6, not 9.999999974752427e-7.
 fn short(value: f32) -> Option<f64> {
     value.to_string().parse().ok()
+}
+
+/// Which layers see a window of the tokens alone.
+fn windows(text: &TextConfig) -> String {
+    let sliding: Vec<usize> =
+        (0..).zip(&text.windows).filter(|(_, w)| w.is_some()).map(|(i, _)| i).collect();
+    match (sliding.first(), text.windows.iter().find_map(|window| *window)) {
+        (Some(first), Some(window)) => {
+            let count = sliding.len();
+            format!("            window of {} tokens in {count} layers from {first} on", window.0)
+        }
+        _ => "            every layer sees all tokens before it".to_owned(),
+    }
 }

@@ -161,7 +161,7 @@ impl EngineBuilder {
         let checkpoint = Checkpoint::open(&self.folder)?;
         let values = byte_values(&processor)?;
         let options = ModelOptions {
-            rope_rows: plan.limits().sequence_tokens,
+            rope: plan.rope(),
             pages: plan.limits().pages,
             dtype: FloatType::Bf16,
             byte_values: Some(&values),
@@ -318,9 +318,12 @@ impl Engine {
             next += i32::from(is_placeholder);
         }
         let items = processed.images.into_iter().filter_map(|image| image.prepared).collect();
+        let first = shared.plan.rope().first_row(placed.span());
+        let first = first.and_then(|row| i32::try_from(row).ok());
+        let first = first.ok_or_else(|| EngineError::internal("no rotary block".to_owned()))?;
         Ok(Submission {
             ids: processed.input_ids,
-            positions: placed.axes,
+            positions: placed.axes.map(|axis| axis.into_iter().map(|p| p + first).collect()),
             next_position: placed.next,
             visual,
             items,

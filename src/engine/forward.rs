@@ -16,6 +16,7 @@ use crate::{
         checkpoint::Checkpoint,
         config::ModelConfig,
         positions::{self, Grids, Positions},
+        rope::{Rope, RopeBlocks},
         vision::{Pixels, VisionItem},
         workspace::{StepLimits, Widths, Workspace, WorkspacePlan},
     },
@@ -90,8 +91,7 @@ pub fn forward(
     let limits = pass.limits();
     let plan = WorkspacePlan::new(&config, limits, dtype)?;
     let checkpoint = Checkpoint::open(folder)?;
-    let options =
-        ModelOptions { rope_rows: pass.rope_rows(), pages: limits.pages, dtype, byte_values: None };
+    let options = ModelOptions { rope: &pass.rope, pages: limits.pages, dtype, byte_values: None };
     let (model, loaded) = Model::load(&device, &config, &checkpoint, options)?;
     let mut workspace = Workspace::new(&device, &plan)?;
     let mut output = ForwardOutput { device: device.located().to_string(), ..Default::default() };
@@ -115,6 +115,7 @@ struct Pass<'a> {
     sources: Vec<Vec<i32>>,
     /// Merged rows of all pictures, and of all videos, which stand behind them.
     merged: [usize; 2],
+    rope: RopeBlocks,
 }
 
 /// Pixels of one kind of media, with their grids.
@@ -158,7 +159,10 @@ impl<'a> Pass<'a> {
         let [pictures, clips] = media(config, input);
         let merged = [merged_rows(config, &pictures)?, merged_rows(config, &clips)?];
         let sources = sources(&[pictures, clips], &sequences, merged)?;
-        Ok(Self { config, widths, input, mask, sequences, positions, sources, merged })
+        let lengths = positions.iter().map(Positions::span);
+        let rows = lengths.clone().max().unwrap_or(1);
+        let rope = RopeBlocks::new(Rope::new(&config.text), rows, lengths);
+        Ok(Self { config, widths, input, mask, sequences, positions, sources, merged, rope })
     }
 
     fn tokens(&self) -> usize {
@@ -171,11 +175,6 @@ impl<'a> Pass<'a> {
 
     fn pages(&self) -> usize {
         self.sequences.iter().map(|ids| Tokens(ids.len()).pages().0).sum()
-    }
-
-    fn rope_rows(&self) -> usize {
-        let largest = self.positions.iter().flat_map(|p| p.axes.iter().flatten()).max();
-        largest.and_then(|position| usize::try_from(position + 1).ok()).unwrap_or(1)
     }
 
     fn image_rows(&self) -> usize {
@@ -274,11 +273,13 @@ impl<'a> Pass<'a> {
         let mut pool = PagePool::new(pages);
         let held = self.sequences.iter().map(|ids| pool.take(Tokens(ids.len()).pages()));
         let held: Vec<Vec<PageId>> = held.collect::<Result<_, _>>()?;
-        let members = self.sequences.iter().zip(&self.positions).zip(&self.sources).zip(&held);
+        let turns = self.positions.iter().map(|positions| self.table_rows(positions));
+        let turns: Vec<[Vec<i32>; 3]> = turns.collect::<Result<_, _>>()?;
+        let members = self.sequences.iter().zip(&turns).zip(&self.sources).zip(&held);
         let chunks: Vec<Chunk<'_>> = members
-            .map(|(((ids, positions), source), pages)| Chunk {
+            .map(|(((ids, turns), source), pages)| Chunk {
                 ids,
-                positions: positions.axes.each_ref().map(Vec::as_slice),
+                positions: turns.each_ref().map(Vec::as_slice),
                 source,
                 cached: 0,
                 pages,
@@ -289,10 +290,17 @@ impl<'a> Pass<'a> {
             vocabulary: self.widths.vocabulary,
             image_rows: self.image_rows(),
             pool_pages: self.pages(),
-            table_rows: self.rope_rows(),
+            table_rows: self.rope.total_rows(),
             page_stride: Tokens(self.longest()).pages().0,
         };
         Batch::pack(&chunks, bounds)
+    }
+
+    /// Rows of the rotary table for a sequence's own pass.
+    fn table_rows(&self, positions: &Positions) -> Result<[Vec<i32>; 3], EngineError> {
+        let first = self.rope.first_row(positions.span()).and_then(|row| i32::try_from(row).ok());
+        let first = first.ok_or_else(|| EngineError::internal("no rotary block".to_owned()))?;
+        Ok(positions.axes.each_ref().map(|axis| axis.iter().map(|p| p + first).collect()))
     }
 
     /// Packed rows to `[B, S, columns]`.

@@ -4,6 +4,7 @@ use super::EngineError;
 use crate::{
     model::{
         config::ModelConfig,
+        rope::{Rope, RopeBlocks},
         vision::LARGEST_SIDE,
         weights,
         workspace::{StepLimits, WorkspacePlan, kv_layout},
@@ -60,7 +61,8 @@ pub(crate) struct Wishes {
 pub struct MemoryPlan {
     workspace: WorkspacePlan,
     weights: Bytes,
-    rope: Bytes,
+    rope: RopeBlocks,
+    rope_bytes: Bytes,
     budget: Bytes,
     prefill_chunk: usize,
 }
@@ -104,8 +106,10 @@ impl MemoryPlan {
         let sequence_pages = Tokens(length).pages().0;
         let weights = weights::planned_bytes(config, wishes.dtype);
         let weights = weights.ok_or_else(|| too_large("weights", budget))?;
-        let rope = rope_bytes(config, length, wishes.dtype)
-            .ok_or_else(|| too_large("rotary tables", budget))?;
+        // A table for passes of the full length serves all of the states but those of type dynamic.
+        let rope = RopeBlocks::new(Rope::new(&config.text), length, [length]);
+        let rope_bytes = rope_bytes(config, &rope, wishes.dtype);
+        let rope_bytes = rope_bytes.ok_or_else(|| too_large("rotary tables", budget))?;
         let limits = step_limits(config, wishes, length);
         let one_page = kv_layout(config, 1).page_bytes(wishes.dtype).unwrap_or(Bytes(u64::MAX));
         let smallest = WorkspacePlan::new(
@@ -114,10 +118,10 @@ impl MemoryPlan {
             wishes.dtype,
         )?;
         let fixed: u64 = smallest.parts().iter().map(|(_, bytes)| bytes.0).sum();
-        let fixed = fixed.saturating_add(weights.0).saturating_add(rope.0);
+        let fixed = fixed.saturating_add(weights.0).saturating_add(rope_bytes.0);
         if fixed > budget.0 {
             let mut parts = smallest.parts();
-            parts.extend([("weights", weights), ("rotary tables", rope)]);
+            parts.extend([("weights", weights), ("rotary tables", rope_bytes)]);
             let largest = parts.into_iter().max_by_key(|(_, bytes)| *bytes);
             let (largest, bytes) = largest.unwrap_or(("weights", weights));
             let need = Bytes(fixed);
@@ -128,7 +132,7 @@ impl MemoryPlan {
         let pages = sequence_pages.saturating_add(more).min(wanted);
         let workspace = WorkspacePlan::new(config, StepLimits { pages, ..limits }, wishes.dtype)?;
         let prefill_chunk = wishes.prefill_chunk.min(length);
-        Ok(Self { workspace, weights, rope, budget, prefill_chunk })
+        Ok(Self { workspace, weights, rope, rope_bytes, budget, prefill_chunk })
     }
 
     /// The largest step.
@@ -139,6 +143,11 @@ impl MemoryPlan {
     /// Sizes of the workspace.
     pub(crate) fn workspace(&self) -> &WorkspacePlan {
         &self.workspace
+    }
+
+    /// The rotary table.
+    pub(crate) fn rope(&self) -> &RopeBlocks {
+        &self.rope
     }
 
     /// Rows of prompts in one step.
@@ -163,7 +172,7 @@ impl MemoryPlan {
 
     /// Name and size of each part.
     pub fn parts(&self) -> Vec<(&'static str, Bytes)> {
-        let mut parts = vec![("weights", self.weights), ("rotary tables", self.rope)];
+        let mut parts = vec![("weights", self.weights), ("rotary tables", self.rope_bytes)];
         parts.extend(self.workspace.parts());
         parts
     }
@@ -197,8 +206,8 @@ fn step_limits(config: &ModelConfig, wishes: &Wishes, length: usize) -> StepLimi
     }
 }
 
-fn rope_bytes(config: &ModelConfig, length: usize, dtype: FloatType) -> Option<Bytes> {
-    let text = length.checked_mul(config.text.head_dim)?.checked_mul(dtype.size())?;
+fn rope_bytes(config: &ModelConfig, rope: &RopeBlocks, dtype: FloatType) -> Option<Bytes> {
+    let text = rope.total_rows().checked_mul(config.text.head_dim)?.checked_mul(dtype.size())?;
     let vision = LARGEST_SIDE.checked_mul(config.vision.head_dim)?.checked_mul(2)?;
     Bytes::of::<u8>(text.checked_add(vision)?)
 }

@@ -35,7 +35,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) ids: Vec<TokenId>,
-    /// Time, height, width of each prompt token.
+    /// Rows of the rotary table for each prompt token: time, height, width.
     pub(crate) positions: [Vec<i32>; 3],
     /// Position of the first token of the answer.
     pub(crate) next_position: i32,
@@ -308,7 +308,7 @@ impl Core {
             vocabulary: self.model.widths().vocabulary,
             image_rows: limits.image_rows,
             pool_pages: limits.pages,
-            table_rows: self.model.rope_rows(),
+            table_rows: self.model.rope().total_rows(),
             page_stride: Tokens(limits.sequence_tokens).pages().0,
         };
         let members: Vec<(&Sequence, &Share)> = shares

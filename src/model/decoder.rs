@@ -69,7 +69,7 @@ pub struct DecoderStep {
 }
 
 impl Decoder {
-    /// `rope` is the table of [`super::rope::text_table`].
+    /// `rope` is the table of [`super::rope::RopeBlocks`].
     pub fn new(
         weights: TextWeights<Floats>,
         config: &TextConfig,
@@ -264,7 +264,7 @@ impl Decoder {
             o: y.view_mut().slice(0..q)?,
             rows: Tokens(step.rows),
             heads: self.config.num_attention_heads,
-            window: None,
+            window: self.config.windows[layer],
         }
         .launch(device)?;
         AttnDecode {
@@ -280,7 +280,7 @@ impl Decoder {
             o: y.view_mut().slice(0..q)?,
             rows: Tokens(step.rows),
             heads: self.config.num_attention_heads,
-            window: None,
+            window: self.config.windows[layer],
         }
         .launch(device)?;
         Ok(())

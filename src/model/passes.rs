@@ -5,7 +5,7 @@ use super::{
     checkpoint::Checkpoint,
     config::ModelConfig,
     decoder::Decoder,
-    rope,
+    rope::RopeBlocks,
     vision::{Observer, Vision, VisionItem},
     weights::{LoadWarning, Weights},
     workspace::{Widths, Workspace, kv_layout},
@@ -15,8 +15,8 @@ use crate::{device::Device, units::FloatType};
 /// What a model is loaded for.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOptions<'a> {
-    /// Rows of the rotary table: one more than the largest position.
-    pub rope_rows: usize,
+    /// The rotary table: positions up to the largest, and the states of all passes.
+    pub rope: &'a RopeBlocks,
     /// Pages of the key/value pool that it will run with.
     pub pages: usize,
     /// What it computes in.
@@ -32,7 +32,7 @@ pub struct Model {
     widths: Widths,
     vision: Vision,
     decoder: Decoder,
-    rope_rows: usize,
+    rope: RopeBlocks,
 }
 
 impl Model {
@@ -50,12 +50,11 @@ impl Model {
         let (weights, warnings) = Weights::load(device, config, checkpoint, options.dtype)?;
         let widths = Widths::new(config);
         let vision = Vision::new(device, weights.vision, config, widths, options.byte_values)?;
-        let table = rope::text_table(&config.text, options.rope_rows);
-        let table = device.upload_floats(options.dtype, &table)?;
+        let table = device.upload_floats(options.dtype, &options.rope.values())?;
         let layout = kv_layout(config, options.pages);
         let decoder = Decoder::new(weights.text, &config.text, widths, layout, table);
-        let (config, rope_rows) = (config.clone(), options.rope_rows);
-        Ok((Self { config, widths, vision, decoder, rope_rows }, warnings))
+        let (config, rope) = (config.clone(), options.rope.clone());
+        Ok((Self { config, widths, vision, decoder, rope }, warnings))
     }
 
     /// Its configuration.
@@ -73,9 +72,9 @@ impl Model {
         &self.decoder
     }
 
-    /// Rows of its rotary table.
-    pub fn rope_rows(&self) -> usize {
-        self.rope_rows
+    /// Its rotary table.
+    pub fn rope(&self) -> &RopeBlocks {
+        &self.rope
     }
 
     /// Runs the tower over `items`, several to a run while they fit, and writes their image rows

@@ -109,6 +109,11 @@ impl Positions {
         self.axes[0].is_empty()
     }
 
+    /// One more than the largest position: what the rotation calls the length of a pass.
+    pub fn span(&self) -> usize {
+        usize::try_from(self.next).unwrap_or(0)
+    }
+
     /// The reference's `rope_deltas` for a row of `row_len` slots, padding among them: what a
     /// token's slot lacks to its position.
     pub fn delta(&self, row_len: usize) -> i64 {

@@ -1,10 +1,16 @@
 //! Rotary tables, computed on the host: frequencies, cosines and sines (docs/spec.md, sections
-//! 7.3 and 8.2).
+//! 7.3, 8.2 and 10).
+//!
+//! Two types are stateful: what a token is turned by depends on the length of the pass that
+//! computes it. The length of a sequence's own pass counts here, never its neighbours' (the
+//! reference takes the longest of the batch). A device's table therefore has several blocks,
+//! [`RopeBlocks`]: one whose row p is for a pass that ends at position p, which decoding uses, and
+//! one for each other state that the prompts of a step are in.
 //!
 //! Angles are f32 products, as in the reference. Their cosine and sine are taken in f64 and rounded,
 //! since arguments reach 1.3e5 rad, where a reduction in f32 is wrong.
 
-use super::config::{TextConfig, VisionConfig};
+use super::config::{RopeScaling, TextConfig, VisionConfig};
 
 /// Base of the vision tower's frequencies.
 const VISION_THETA: f64 = 10_000.0;
@@ -78,23 +84,205 @@ const PUBLISHED_FREQUENCIES: [u32; 64] = [
     0x35a6_8e4c,
 ];
 
-/// How far each frequency index turns for one step of position, `head_dim / 2` values.
-pub fn text_frequencies(config: &TextConfig) -> Vec<f32> {
-    if config.rope_theta == 1e6 && config.head_dim == 128 {
-        return PUBLISHED_FREQUENCIES.iter().map(|bits| f32::from_bits(*bits)).collect();
+/// The rotation of the language model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    theta: f64,
+    /// D.
+    width: usize,
+    max_positions: usize,
+    scaling: RopeScaling,
+}
+
+/// What the frequencies of a pass depend on beside the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RopeState {
+    /// Passes within the length that the model was trained for, and all of the stateless types.
+    Base,
+    /// Type longrope: passes above its threshold.
+    Long,
+    /// Type dynamic: passes of so many positions, above `max_position_embeddings`.
+    Length(usize),
+}
+
+impl Rope {
+    /// The rotation of a configuration.
+    pub fn new(config: &TextConfig) -> Self {
+        Self {
+            theta: config.rope_theta,
+            width: config.head_dim,
+            max_positions: config.max_position_embeddings,
+            scaling: config.rope_scaling.clone(),
+        }
     }
-    frequencies(config.rope_theta, config.head_dim)
+
+    /// The state of a pass whose largest position is `length - 1`.
+    pub fn state(&self, length: usize) -> RopeState {
+        match &self.scaling {
+            RopeScaling::Dynamic { .. } if length > self.max_positions => RopeState::Length(length),
+            RopeScaling::Longrope { threshold, .. } if length > *threshold => RopeState::Long,
+            _ => RopeState::Base,
+        }
+    }
+
+    /// Whether passes of at most `length` positions may be in different states.
+    pub fn is_stateful(&self, length: usize) -> bool {
+        self.state(length) != RopeState::Base
+    }
+
+    /// Factor of all cosines and sines.
+    pub fn attention_scaling(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { attention, .. } | RopeScaling::Longrope { attention, .. } => {
+                round(attention)
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// How far each frequency index turns for one step of position, `D / 2` values. Each step is
+    /// rounded to f32 where the reference rounds.
+    pub fn frequencies(&self, state: RopeState) -> Vec<f32> {
+        match &self.scaling {
+            RopeScaling::Default => self.unscaled(),
+            RopeScaling::Linear { factor } => {
+                self.unscaled().into_iter().map(|inv| inv / round(*factor)).collect()
+            }
+            RopeScaling::Dynamic { factor } => frequencies(self.grown(*factor, state), self.width),
+            RopeScaling::Yarn { factor, ramp, .. } => self.yarn(*factor, *ramp),
+            RopeScaling::Longrope { short, long, .. } => {
+                let divisors = if state == RopeState::Long { long } else { short };
+                let powers = powers(self.theta, self.width);
+                divisors
+                    .iter()
+                    .zip(powers)
+                    .map(|(divisor, power)| 1.0 / (divisor * power))
+                    .collect()
+            }
+            RopeScaling::Llama3 { factor, low, high, original } => {
+                self.llama3(*factor, *low, *high, *original)
+            }
+        }
+    }
+
+    /// (cos, sin) of each position below `positions`, all in one state: `[positions, D / 2, 2]`.
+    pub fn table(&self, state: RopeState, positions: usize) -> Vec<f32> {
+        let scale = self.attention_scaling();
+        table(&self.frequencies(state), positions).map(|value| value * scale).collect()
+    }
+
+    /// The same with row p in the state of a pass that ends at position p.
+    pub fn steps(&self, positions: usize) -> Vec<f32> {
+        let scale = self.attention_scaling();
+        let mut rows = Vec::with_capacity(positions.saturating_mul(self.width));
+        let (mut state, mut turns) = (RopeState::Base, self.frequencies(RopeState::Base));
+        for position in 0..positions {
+            let next = self.state(position + 1);
+            if next != state {
+                (state, turns) = (next, self.frequencies(next));
+            }
+            rows.extend(row(&turns, position).map(|value| value * scale));
+        }
+        rows
+    }
+
+    fn unscaled(&self) -> Vec<f32> {
+        if self.theta == 1e6 && self.width == 128 {
+            return PUBLISHED_FREQUENCIES.iter().map(|bits| f32::from_bits(*bits)).collect();
+        }
+        frequencies(self.theta, self.width)
+    }
+
+    /// The base of type dynamic: the reference computes it in f64 when it is built, and in f32
+    /// from a length.
+    fn grown(&self, factor: f64, state: RopeState) -> f64 {
+        let width = f64::from(to_f32(self.width));
+        let exponent = width / (width - 2.0);
+        let RopeState::Length(length) = state else {
+            let max = f64::from(to_f32(self.max_positions));
+            return self.theta * (factor * max / max - (factor - 1.0)).powf(exponent);
+        };
+        let max = to_f32(self.max_positions);
+        let stretch = round(factor) * to_f32(length) / max - round(factor - 1.0);
+        f64::from(round(self.theta) * round(f64::from(stretch).powf(exponent)))
+    }
+
+    fn yarn(&self, factor: f64, [low, high]: [f64; 2]) -> Vec<f32> {
+        let span = if low == high { high + 0.001 - low } else { high - low };
+        let powers = powers(self.theta, self.width).enumerate();
+        let mixed = powers.map(|(j, power)| {
+            let ramp = ((to_f32(j) - round(low)) / round(span)).clamp(0.0, 1.0);
+            let kept = 1.0 - ramp;
+            (1.0 / (round(factor) * power)) * (1.0 - kept) + (1.0 / power) * kept
+        });
+        mixed.collect()
+    }
+
+    fn llama3(&self, factor: f64, low: f64, high: f64, original: f64) -> Vec<f32> {
+        let (longest, shortest) = (round(original / low), round(original / high));
+        let turn = |inv: f32| {
+            let wavelength = round(2.0 * std::f64::consts::PI) / inv;
+            if wavelength < shortest {
+                inv
+            } else if wavelength > longest {
+                inv / round(factor)
+            } else {
+                let smooth = (round(original) / wavelength - round(low)) / round(high - low);
+                (1.0 - smooth) * inv / round(factor) + smooth * inv
+            }
+        };
+        self.unscaled().into_iter().map(turn).collect()
+    }
+}
+
+/// The blocks of a device's rotary table, `rows` rows each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeBlocks {
+    rope: Rope,
+    rows: usize,
+    /// States of the blocks behind the first, whose row p is in the state of a pass that ends at p.
+    states: Vec<RopeState>,
+}
+
+impl RopeBlocks {
+    /// Blocks for positions below `rows` and passes of these lengths.
+    pub fn new(rope: Rope, rows: usize, lengths: impl IntoIterator<Item = usize>) -> Self {
+        let states = lengths.into_iter().map(|length| rope.state(length));
+        let mut states: Vec<_> = states.filter(|state| *state != RopeState::Base).collect();
+        states.sort_unstable();
+        states.dedup();
+        Self { rope, rows, states }
+    }
+
+    /// Rows of all blocks.
+    pub fn total_rows(&self) -> usize {
+        self.rows.saturating_mul(self.states.len() + 1)
+    }
+
+    /// Where the row of position 0 stands for a pass of `length` positions; `None` for a state that
+    /// has no block.
+    pub fn first_row(&self, length: usize) -> Option<usize> {
+        let state = self.rope.state(length);
+        if state == RopeState::Base {
+            return Some(0);
+        }
+        let block = self.states.iter().position(|held| *held == state)?;
+        Some((block + 1) * self.rows)
+    }
+
+    /// All blocks, `[total_rows, D / 2, 2]`.
+    pub fn values(&self) -> Vec<f32> {
+        let mut values = self.rope.steps(self.rows);
+        for state in &self.states {
+            values.extend(self.rope.table(*state, self.rows));
+        }
+        values
+    }
 }
 
 /// Frequencies of the vision tower, `head_dim / 4` values, the same for rows and columns.
 pub fn vision_frequencies(config: &VisionConfig) -> Vec<f32> {
     frequencies(VISION_THETA, config.head_dim / 2)
-}
-
-/// Table of the language model for positions below `positions`: `[positions, head_dim / 2, 2]`,
-/// each (cos, sin) rounded to f32; the device holds them rounded once more, to the compute type.
-pub fn text_table(config: &TextConfig, positions: usize) -> Vec<f32> {
-    table(&text_frequencies(config), positions).collect()
 }
 
 /// Table of the vision tower for rows or columns below `sides`: `[sides, head_dim / 4, 2]`, each
@@ -105,17 +293,25 @@ pub fn vision_table(config: &VisionConfig, sides: usize) -> Vec<f32> {
 
 /// `1 / theta^(2j / width)` for j below `width / 2`, each step rounded to f32.
 fn frequencies(theta: f64, width: usize) -> Vec<f32> {
-    let power = |j: usize| f64::from(to_f32(2 * j) / to_f32(width));
-    (0..width / 2).map(|j| 1.0 / round(f64::from(round(theta)).powf(power(j)))).collect()
+    powers(theta, width).map(|power| 1.0 / power).collect()
+}
+
+/// `theta^(2j / width)` for j below `width / 2`.
+fn powers(theta: f64, width: usize) -> impl Iterator<Item = f32> {
+    let exponent = move |j: usize| f64::from(to_f32(2 * j) / to_f32(width));
+    (0..width / 2).map(move |j| round(f64::from(round(theta)).powf(exponent(j))))
 }
 
 /// (cos, sin) of each position and frequency, the frequency running fastest.
 fn table(frequencies: &[f32], positions: usize) -> impl Iterator<Item = f32> {
-    (0..positions).flat_map(move |position| {
-        frequencies.iter().flat_map(move |frequency| {
-            let angle = f64::from(to_f32(position) * frequency);
-            [round(angle.cos()), round(angle.sin())]
-        })
+    (0..positions).flat_map(move |position| row(frequencies, position))
+}
+
+/// (cos, sin) of one position and each frequency.
+fn row(frequencies: &[f32], position: usize) -> impl Iterator<Item = f32> {
+    frequencies.iter().flat_map(move |frequency| {
+        let angle = f64::from(to_f32(position) * frequency);
+        [round(angle.cos()), round(angle.sin())]
     })
 }
 

@@ -1,19 +1,19 @@
 //! M-RoPE positions and rotary tables through the library.
 
-use std::{collections::BTreeSet, path::Path};
+use std::path::Path;
 
 use qwen2vl::{
     model::{
         checkpoint::TensorFile,
         config::{ConfigError, ModelConfig},
         positions::{self, Grids},
-        rope,
+        rope::{Rope, RopeBlocks, RopeState},
     },
     units::{GridThw, TokenId},
 };
 use serde_json::{Value, json};
 
-use crate::support::checkpoint::{golden_cases, goldens, not_yet};
+use crate::support::checkpoint::{golden_cases, goldens};
 
 fn config_of(value: &Value) -> Result<ModelConfig, ConfigError> {
     ModelConfig::parse(value.to_string().as_bytes(), Path::new("config.json"))
@@ -109,36 +109,36 @@ fn rotary_tables_are_the_references() {
     let document = golden_cases("rope");
     let file = TensorFile::open(&goldens().join("rope/tables.safetensors")).unwrap();
     let values = |name: String| file.tensor(&name).unwrap().to_f32().unwrap();
-    let (mut checked, mut refused) = (BTreeSet::new(), Vec::new());
-    for case in document["tables"].as_array().unwrap() {
+    let cases = document["tables"].as_array().unwrap();
+    assert!(cases.len() >= 11);
+    for case in cases {
         let name = case["name"].as_str().unwrap();
-        let config = match config_of(&table_config(&document, &case["config"])) {
-            Ok(config) => config,
-            Err(ConfigError::Unsupported { key, .. }) if key == "rope_scaling.rope_type" => {
-                refused.push(format!("tables/{name}"));
-                continue;
-            }
-            Err(error) => panic!("{name}: {error}"),
-        };
-        let frequencies = rope::text_frequencies(&config.text);
-        let expected = values(format!("{name}/inv_freq"));
-        assert_eq!(frequencies.len(), expected.len());
-        for (found, expected) in frequencies.iter().zip(&expected) {
-            assert!(found.to_bits().abs_diff(expected.to_bits()) <= 1, "{name}: {found}");
-        }
-        let (cos, sin) = (values(format!("{name}/cos")), values(format!("{name}/sin")));
+        let config = config_of(&table_config(&document, &case["config"]));
+        let config = config.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let rope = Rope::new(&config.text);
+        let scaling = case["attention_scaling"].as_f64().unwrap();
+        assert_eq!(rope.attention_scaling(), scaling as f32, "{name}");
         let positions: Vec<usize> = rows(&case["positions"])
             .concat()
             .iter()
             .map(|position| usize::try_from(*position).unwrap())
             .collect();
         let most = positions.iter().max().unwrap() + 1;
-        let table = rope::text_table(&config.text, most);
+        let state = rope.state(most);
+        let frequencies = rope.frequencies(state);
+        let expected = values(format!("{name}/inv_freq"));
+        assert_eq!(frequencies.len(), expected.len());
+        for (j, (found, expected)) in frequencies.iter().zip(&expected).enumerate() {
+            let steps = found.to_bits().abs_diff(expected.to_bits());
+            assert!(steps <= 2, "{name}: frequency {j} is {found}, not {expected}");
+        }
+        let (cos, sin) = (values(format!("{name}/cos")), values(format!("{name}/sin")));
+        let table = rope.table(state, most);
         for (row, position) in positions.iter().enumerate() {
             for (j, frequency) in frequencies.iter().enumerate() {
                 let at = (position * frequencies.len() + j) * 2;
                 let angle = *position as f32 * frequency;
-                let limit = angle * f32::EPSILON + f32::EPSILON;
+                let limit = (2.0 * angle + 2.0) * f32::EPSILON * scaling as f32;
                 for (found, expected) in [(table[at], &cos), (table[at + 1], &sin)] {
                     let expected = expected[row * frequencies.len() + j];
                     let error = (found - expected).abs();
@@ -146,13 +146,45 @@ fn rotary_tables_are_the_references() {
                 }
             }
         }
-        checked.insert(name.to_owned());
     }
-    println!("rope tables: {} checked, {} not yet", checked.len(), refused.len());
-    refused.sort_unstable();
-    let listed: Vec<String> = not_yet("rope").into_keys().collect();
-    assert_eq!(refused, listed);
-    assert_eq!(checked, ["default", "mrope", "mrope-far"].map(str::to_owned).into());
+}
+
+/// docs/spec.md, section 10: lengths of passes and the state that each leaves type dynamic in, for
+/// 512 positions, when they are a sequence's own.
+#[test]
+fn a_stateful_type_follows_the_length_of_a_pass() {
+    let document = golden_cases("rope");
+    let of_table = |name: &str| {
+        let cases = document["tables"].as_array().unwrap();
+        let case = cases.iter().find(|case| case["name"] == name).unwrap();
+        let mut text = case["config"].clone();
+        text["max_position_embeddings"] = json!(512);
+        Rope::new(&config_of(&table_config(&document, &text)).unwrap().text)
+    };
+    let dynamic = of_table("dynamic-short");
+    let states = [11, 512, 513, 1001].map(|length| dynamic.state(length));
+    let length = RopeState::Length;
+    assert_eq!(states, [RopeState::Base, RopeState::Base, length(513), length(1001)]);
+    assert_ne!(dynamic.frequencies(length(513)), dynamic.frequencies(length(1001)));
+    let longrope = of_table("longrope-short");
+    let states = [512, 513, 900].map(|length| longrope.state(length));
+    assert_eq!(states, [RopeState::Base, RopeState::Long, RopeState::Long]);
+    for rope in [dynamic, longrope] {
+        let blocks = RopeBlocks::new(rope.clone(), 600, [3, 520, 520]);
+        assert_eq!(blocks.total_rows(), 1200);
+        assert_eq!((blocks.first_row(512), blocks.first_row(520)), (Some(0), Some(600)));
+        let values = blocks.values();
+        let row = |row: usize| &values[row * 128..(row + 1) * 128];
+        let in_state = |length: usize, position: usize| {
+            let table = rope.table(rope.state(length), position + 1);
+            table[position * 128..].to_vec()
+        };
+        // A decoding row is in the state of the pass that ends with it, a prompt's all in one.
+        assert_eq!(row(511), in_state(512, 511));
+        assert_eq!(row(515), in_state(516, 515));
+        assert_eq!(row(600 + 100), in_state(520, 100));
+        assert_ne!(row(600 + 100), row(100));
+    }
 }
 
 /// A whole `config.json` with the text settings of a table.

@@ -5,6 +5,8 @@
 //! knows no device: prompts are made without one.
 
 pub(super) mod fields;
+mod layers;
+mod rope;
 
 use std::{
     fmt,
@@ -14,9 +16,10 @@ use std::{
 use serde_json::{Map, Value};
 
 pub use fields::ConfigError;
+pub use rope::RopeScaling;
 
-use self::fields::{Fields, count_of};
-use crate::units::{FloatType, TokenId};
+use self::{fields::Fields, rope::RopeFields};
+use crate::units::{FloatType, TokenId, Tokens};
 
 /// Name of the file inside a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -80,6 +83,10 @@ pub struct TextConfig {
     pub rope_theta: f64,
     /// Frequencies that turn by time, height and width; their sum is `head_dim / 2`.
     pub mrope_section: [usize; 3],
+    /// What becomes of the rotary frequencies.
+    pub rope_scaling: RopeScaling,
+    /// For each layer the tokens that a row sees, itself included; `None`: all up to itself.
+    pub windows: Vec<Option<Tokens>>,
 }
 
 /// Settings of the vision tower; field names are those of `vision_config`.
@@ -246,10 +253,12 @@ impl TextConfig {
         check_head_dim(fields, head_dim)?;
         check_activation(fields, "silu")?;
         let num_hidden_layers = fields.positive("num_hidden_layers", 80)?;
-        check_layers(fields, num_hidden_layers)?;
+        let windows = layers::windows(fields, num_hidden_layers)?;
+        let max_position_embeddings = fields.positive("max_position_embeddings", 32_768)?;
         let rope = RopeFields::read(fields)?;
-        let mrope_section = rope.check(fields, head_dim, warnings)?;
-        Ok(Self {
+        let (kind, mrope_section) = rope.check(fields, head_dim, warnings)?;
+        let rope_scaling = rope.scaling(fields, kind, head_dim, max_position_embeddings)?;
+        let config = Self {
             vocab_size: fields.positive("vocab_size", 152_064)?,
             hidden_size,
             intermediate_size: fields.positive("intermediate_size", 29_568)?,
@@ -257,12 +266,16 @@ impl TextConfig {
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
-            max_position_embeddings: fields.positive("max_position_embeddings", 32_768)?,
+            max_position_embeddings,
             rms_norm_eps: epsilon(fields)?,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
             rope_theta: rope.theta(fields)?,
             mrope_section,
-        })
+            rope_scaling,
+            windows,
+        };
+        rope.check_frequencies(&config)?;
+        Ok(config)
     }
 
     /// Rows of the query projection.
@@ -314,144 +327,6 @@ fn epsilon(fields: &Fields<'_>) -> Result<f32, ConfigError> {
             Ok(eps as f32)
         }
         Some(_) => Err(fields.invalid("rms_norm_eps", "it must lie between 0 and 1")),
-    }
-}
-
-/// Refuses every form of sliding window that would reach a layer (docs/spec.md, section 1.5).
-fn check_layers(fields: &Fields<'_>, layers: usize) -> Result<(), ConfigError> {
-    let windowed = fields.flag("use_sliding_window")?.unwrap_or(false);
-    if windowed {
-        match fields.raw("sliding_window") {
-            None | Some(Value::Null) => {}
-            Some(value) if count_of(value).is_some_and(|window| window > 0) => {}
-            Some(_) => {
-                return Err(fields.invalid("sliding_window", "sliding_window must be positive"));
-            }
-        }
-    }
-    let Some(types) = fields.set("layer_types") else {
-        let null = matches!(fields.raw("sliding_window"), Some(Value::Null));
-        let first = fields.count("max_window_layers")?.unwrap_or(80);
-        if windowed && !null && first < layers {
-            let have = "false, or max_window_layers of at least num_hidden_layers";
-            return Err(fields.unsupported("use_sliding_window", have));
-        }
-        return Ok(());
-    };
-    let Value::Array(types) = types else {
-        return Err(fields.wrong_type("layer_types", "a list of texts"));
-    };
-    if types.len() != layers {
-        let rule = "layer_types must have one entry for each layer";
-        return Err(fields.conflict("layer_types", ("num_hidden_layers", layers), rule));
-    }
-    for entry in types {
-        match entry.as_str() {
-            Some("full_attention") => {}
-            Some("sliding_attention") => {
-                return Err(fields.unsupported("layer_types", "full_attention"));
-            }
-            _ => return Err(fields.invalid("layer_types", "it holds an unknown layer type")),
-        }
-    }
-    Ok(())
-}
-
-/// `rope_scaling`, or the `rope_parameters` of later library versions.
-struct RopeFields<'a> {
-    fields: Fields<'a>,
-    later_layout: bool,
-}
-
-impl<'a> RopeFields<'a> {
-    fn read(text: &Fields<'a>) -> Result<Self, ConfigError> {
-        if let Some(object) = text.object("rope_scaling")? {
-            let fields = text.inner("rope_scaling.", object);
-            return Ok(Self { fields, later_layout: false });
-        }
-        match text.object("rope_parameters")? {
-            Some(object) => {
-                let fields = text.inner("rope_parameters.", object);
-                Ok(Self { fields, later_layout: true })
-            }
-            None => Err(text.missing("rope_scaling")),
-        }
-    }
-
-    fn theta(&self, text: &Fields<'_>) -> Result<f64, ConfigError> {
-        let inner = self.later_layout && self.fields.set("rope_theta").is_some();
-        let fields = if inner { &self.fields } else { text };
-        match fields.number("rope_theta")? {
-            None => Ok(1e6),
-            // f32 is what the reference raises to a power.
-            Some(theta) if theta > 0.0 && theta <= f64::from(f32::MAX) => Ok(theta),
-            Some(_) => Err(fields.invalid("rope_theta", "it must be a positive number")),
-        }
-    }
-
-    /// Checks type, required keys and sections (docs/spec.md, section 1.4).
-    fn check(
-        &self,
-        text: &Fields<'_>,
-        head_dim: usize,
-        warnings: &mut Vec<ConfigWarning>,
-    ) -> Result<[usize; 3], ConfigError> {
-        let fields = &self.fields;
-        let key = if fields.raw("type").is_some() { "type" } else { "rope_type" };
-        let given = match fields.raw(key) {
-            Some(_) => fields.text(key)?.ok_or_else(|| fields.wrong_type(key, "a text"))?,
-            None => return Err(fields.missing("rope_type")),
-        };
-        let required: &[&str] = match given {
-            "mrope" | "default" => &[],
-            "linear" | "dynamic" | "yarn" => &["factor"],
-            "longrope" if text.set("original_max_position_embeddings").is_some() => {
-                &["short_factor", "long_factor"]
-            }
-            "longrope" => &["short_factor", "long_factor", "factor"],
-            "llama3" => &[
-                "factor",
-                "original_max_position_embeddings",
-                "low_freq_factor",
-                "high_freq_factor",
-            ],
-            _ => return Err(fields.invalid(key, "it is an unsupported rope_type")),
-        };
-        if let Some(absent) = required.iter().find(|required| fields.set(required).is_none()) {
-            return Err(fields.missing(absent));
-        }
-        if !required.is_empty() {
-            return Err(fields.unsupported(key, "mrope and default"));
-        }
-        for unknown in fields.keys().filter(|key| !self.is_known(key)) {
-            let (file, key) = (text.file().to_owned(), fields.path(unknown));
-            warnings.push(ConfigWarning::UnknownKey { file, key });
-        }
-        self.sections(head_dim)
-    }
-
-    fn is_known(&self, key: &str) -> bool {
-        matches!(key, "type" | "rope_type" | "mrope_section")
-            || (self.later_layout && key == "rope_theta")
-    }
-
-    fn sections(&self, head_dim: usize) -> Result<[usize; 3], ConfigError> {
-        let fields = &self.fields;
-        let entries = match fields.set("mrope_section") {
-            None => return Err(fields.missing("mrope_section")),
-            Some(Value::Array(entries)) => entries.iter().map(count_of).collect(),
-            Some(_) => None,
-        };
-        let Some(sections) = entries.and_then(|list: Vec<_>| <[usize; 3]>::try_from(list).ok())
-        else {
-            return Err(fields.wrong_type("mrope_section", "a list of three counts"));
-        };
-        // Three counts below 2^31 cannot overflow.
-        if sections.iter().sum::<usize>() != head_dim / 2 {
-            let rule = "mrope_section must sum to head_dim/2";
-            return Err(fields.conflict("mrope_section", ("head_dim", head_dim), rule));
-        }
-        Ok(sections)
     }
 }
 

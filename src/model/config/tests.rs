@@ -49,6 +49,8 @@ fn the_flat_layout_is_read() {
         tie_word_embeddings: true,
         rope_theta: 10_000.0,
         mrope_section: [16, 24, 24],
+        rope_scaling: RopeScaling::Default,
+        windows: vec![None, None],
     };
     let vision = VisionConfig {
         depth: 3,
@@ -127,15 +129,87 @@ fn later_rope_parameters_hold_the_base() {
     assert_eq!((config.text.rope_theta, config.warnings), (5e5, vec![]));
 }
 
+/// docs/spec.md, section 1.5.
 #[test]
-fn a_window_that_reaches_no_layer_is_accepted() {
-    let mut config = with("use_sliding_window", json!(true));
-    config["max_window_layers"] = json!(2);
-    parse(&config).unwrap();
-    config["max_window_layers"] = json!(1);
-    assert_eq!(parse(&config).unwrap_err().code(), "unsupported");
-    config["sliding_window"] = Value::Null;
-    parse(&config).unwrap();
+fn windows_reach_the_layers_that_the_file_says() {
+    let window = |size| Some(Tokens(size));
+    let given = |edit: &dyn Fn(&mut Value)| {
+        let mut config = with("num_hidden_layers", json!(4));
+        config["use_sliding_window"] = json!(true);
+        edit(&mut config);
+        parse(&config).map(|config| config.text.windows)
+    };
+    let found = given(&|c| {
+        c["max_window_layers"] = json!(2);
+        c["sliding_window"] = json!(7);
+    });
+    assert_eq!(found.unwrap(), [None, None, window(7), window(7)]);
+    // max_window_layers is 80 where the file does not say, the window 4096.
+    assert_eq!(given(&|_| {}).unwrap(), [None; 4]);
+    assert_eq!(given(&|c| c["max_window_layers"] = json!(3)).unwrap()[3], window(4096));
+    let null = given(&|c| {
+        c["max_window_layers"] = json!(0);
+        c["sliding_window"] = Value::Null;
+    });
+    assert_eq!(null.unwrap(), [None; 4]);
+    let types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"];
+    let listed = given(&|c| {
+        c["layer_types"] = json!(types);
+        c["sliding_window"] = json!(5);
+    });
+    assert_eq!(listed.unwrap(), [window(5), None, None, window(5)]);
+    let off = given(&|c| {
+        c["layer_types"] = json!(types);
+        c["use_sliding_window"] = json!(false);
+    });
+    assert!(off.unwrap_err().to_string().contains("a sliding layer needs"));
+}
+
+/// docs/spec.md, sections 1.4 and 10.
+#[test]
+fn every_rope_type_is_read_with_the_references_defaults() {
+    let scaling = |object: Value, edit: &dyn Fn(&mut Value)| {
+        let mut config = with("rope_scaling", object);
+        config["rope_scaling"]["mrope_section"] = json!([16, 24, 24]);
+        config["max_position_embeddings"] = json!(512);
+        edit(&mut config);
+        let config = parse(&config).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.warnings, []);
+        config.text.rope_scaling
+    };
+    let plain = |object| scaling(object, &|_| {});
+    assert_eq!(plain(json!({"rope_type": "mrope"})), RopeScaling::Default);
+    // `type` wins over `rope_type`.
+    let both = plain(json!({"type": "linear", "rope_type": "yarn", "factor": 2}));
+    assert_eq!(both, RopeScaling::Linear { factor: 2.0 });
+    let yarn = plain(json!({"rope_type": "yarn", "factor": 4, "beta_fast": 0}));
+    let RopeScaling::Yarn { factor, attention, .. } = yarn else { panic!("{yarn:?}") };
+    assert_eq!((factor, attention), (4.0, 1.138_629_436_111_989));
+    let all = json!({"rope_type": "yarn", "factor": 4, "mscale": 0.5, "mscale_all_dim": 2,
+        "truncate": false, "beta_slow": 2, "original_max_position_embeddings": 64});
+    let RopeScaling::Yarn { attention, ramp: [low, high], .. } = plain(all) else { panic!() };
+    assert_eq!(attention, (0.05 * 4f64.ln() + 1.0) / (0.2 * 4f64.ln() + 1.0));
+    assert!(low == 0.0 && (high - 11.311_5).abs() < 1e-3, "{low} {high}");
+    let list = |start: f64| (0..64).map(|j| start + f64::from(j)).collect::<Vec<_>>();
+    let long = |extra: Value| {
+        let mut object = json!({"rope_type": "longrope", "short_factor": list(1.0),
+            "long_factor": list(2.0)});
+        object.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        object
+    };
+    let longrope = |scaling| match scaling {
+        RopeScaling::Longrope { threshold, attention, .. } => (threshold, attention),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(longrope(plain(long(json!({"factor": 4})))), (512, 1.105_541_596_785_133_4));
+    assert_eq!(longrope(plain(long(json!({"attention_factor": 1.5})))), (512, 1.5));
+    // Only the key outside of the object is a threshold.
+    let inner = long(json!({"factor": 4, "original_max_position_embeddings": 64}));
+    assert_eq!(longrope(plain(inner)).0, 512);
+    let outer = scaling(long(json!({})), &|config| {
+        config["original_max_position_embeddings"] = json!(128);
+    });
+    assert_eq!(longrope(outer), (128, (1.0 + 4f64.ln() / 128f64.ln()).sqrt()));
 }
 
 #[test]
@@ -170,6 +244,33 @@ fn a_bad_value_is_named() {
         ("rope_scaling.type", json!("ntk"), "it is an unsupported rope_type"),
         ("rope_scaling.mrope_section", json!([16, 24]), "must be a list of three counts"),
         ("rope_scaling.mrope_section", json!([16, 24, 25]), "must sum to head_dim/2"),
+        (
+            "rope_scaling",
+            json!({"type": "longrope", "short_factor": [1], "long_factor": [1], "factor": 2,
+                "mrope_section": [16, 24, 24]}),
+            "rope_scaling.short_factor = [1] and head_dim = 128, but it must have head_dim/2 entries",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": -2, "mrope_section": [16, 24, 24]}),
+            "rope_scaling.factor = -2, but it must be positive",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "yarn", "factor": 2, "beta_fast": -1, "mrope_section": [16, 24, 24]}),
+            "these numbers give no finite frequencies",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": 1e-60, "mrope_section": [16, 24, 24]}),
+            "its numbers give frequencies that are not finite",
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "llama3", "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4,
+                "mrope_section": [16, 24, 24]}),
+            "missing field rope_scaling.original_max_position_embeddings",
+        ),
         ("rope_theta", json!(0), "rope_theta = 0, but it must be a positive number"),
         ("layer_types", json!(["full_attention"]), "one entry for each layer"),
         ("layer_types", json!(["full_attention", "linear_attention"]), "unknown layer type"),
@@ -198,8 +299,6 @@ fn what_is_not_built_is_refused_by_key() {
         ("vision_config.hidden_act", json!("silu"), "vision_config.hidden_act"),
         ("num_attention_heads", json!(1), "num_attention_heads"),
         ("vision_config.num_heads", json!(1), "vision_config.num_heads"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2}), "rope_scaling.type"),
-        ("layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
     ];
     for (path, value, key) in cases {
