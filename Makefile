@@ -10,8 +10,11 @@ DEMO := assets/demo
 DEMO_IMAGE := $(DEMO)/media/pair.png
 DEMO_PROMPT := Describe this image.
 TEST_FLAGS ?=
+# The formatter of kernels and the speller, pinned as the compiler is.
+LINT := $(TOOLCHAIN)/lint
+KERNELS = $(wildcard kernels/*.cu kernels/include/*)
 
-.PHONY: help toolchain build demo test test-full bench lint fmt doc deny gpu-check gpu-pack clean
+.PHONY: help toolchain build demo test test-full bench lint lint-tools fmt doc deny gpu-check gpu-pack clean
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -35,12 +38,18 @@ test-full: toolchain ## Run every test, with 1,024 cases a property
 bench: toolchain ## Run the benches; ROWS=text picks rows
 	$(ENV) $(CARGO) bench --workspace -- $(ROWS)
 
-lint: toolchain ## Check formats and lints
+lint: lint-tools ## Check formats, lints and spelling
 	$(CARGO) fmt --all --check
+	$(LINT)/bin/clang-format --dry-run --Werror $(KERNELS)
+	$(LINT)/bin/typos
 	$(ENV) $(CARGO) clippy --profile ci --workspace --all-targets -- -D warnings
 
-fmt: ## Repair formats
+fmt: lint-tools ## Repair formats
 	$(CARGO) fmt --all
+	$(LINT)/bin/clang-format -i $(KERNELS)
+
+lint-tools: toolchain
+	@tools/toolchain/lint.sh $(LINT)
 
 doc: toolchain ## Build the documents, warnings are errors
 	$(ENV) RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile ci --workspace --no-deps

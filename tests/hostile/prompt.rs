@@ -50,10 +50,10 @@ const CONVERSATIONS: &[(&str, &[&str], u8, &str)] = &[
         "message 0: x contains the control token <|im_start|>",
     ),
     (
-        r#"[{"role": "user", "content": "a"}, {"role": "asistant", "content": "a"}]"#,
+        r#"[{"role": "user", "content": "a"}, {"role": "robot", "content": "a"}]"#,
         &[],
         USAGE,
-        "message 1: unknown role \"asistant\"",
+        "message 1: unknown role \"robot\"",
     ),
     (
         r#"[{"role": "user", "content": [{"type": "audio", "audio": "x.wav"}]}]"#,
