@@ -20,7 +20,11 @@ const PICTURE: Size = Size { height: 1080, width: 1920 };
 const LEAST_PIXELS: u64 = 4 * 28 * 28;
 const MOST_PIXELS: u64 = 1280 * 28 * 28;
 const OPTIONS: ProcessOptions = ProcessOptions {
-    render: RenderOptions { add_generation_prompt: true, add_vision_id: false },
+    render: RenderOptions {
+        add_generation_prompt: true,
+        add_vision_id: false,
+        continue_final_message: false,
+    },
     control_text: ControlText::Literal,
 };
 

@@ -101,7 +101,7 @@ impl AnswerArgs {
         if let Some(tokens) = self.max_model_len {
             builder = builder.max_model_len(tokens);
         }
-        let engine = prompt.configure(pictures.configure(builder)).build()?;
+        let engine = prompt.configure(pictures.configure(builder))?.build()?;
         out.status("");
         for warning in engine.warnings() {
             out.warn("checkpoint", warning);

@@ -25,6 +25,9 @@ pub(crate) struct GenerateArgs {
     /// One JSON object a line
     #[arg(long, conflicts_with = "json")]
     jsonl: bool,
+    /// Go on with the last message instead of answering it
+    #[arg(long)]
+    continue_final_message: bool,
     #[command(flatten)]
     prompt: PromptArgs,
     #[command(flatten)]
@@ -43,6 +46,7 @@ pub(crate) fn run(arguments: &GenerateArgs, out: &mut Output) -> Result<u8, CliE
         let mut request = Request::conversation(conversation)
             .sampling(arguments.answer.sampling())
             .add_vision_id(arguments.prompt.add_vision_id)
+            .continue_final_message(arguments.continue_final_message)
             .control_text(arguments.prompt.control_text.into());
         if let Some(tokens) = arguments.answer.max_new_tokens {
             request = request.max_new_tokens(tokens);

@@ -2,6 +2,7 @@
 //! prints.
 
 mod answers;
+mod decode;
 mod doctor;
 mod error;
 mod forward;
@@ -53,6 +54,8 @@ enum Command {
     Process(process::ProcessArgs),
     /// Print a conversation as the chat template renders it
     Render(render::RenderArgs),
+    /// Turn token ids into text
+    Decode(decode::DecodeArgs),
     /// Count the tokens of a prompt, part by part, without weights
     Tokens(tokens::TokensArgs),
     /// Say which frames of a video are taken
@@ -125,6 +128,7 @@ pub fn main(stdout: Stdout) -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Inspect(arguments) => inspect::run(&arguments, &mut out),
         Command::Process(arguments) => process::run(&arguments, &mut out),
+        Command::Decode(arguments) => decode::run(&arguments, &mut out),
         Command::Render(arguments) => render::run(&arguments, &mut out),
         Command::Tokens(arguments) => tokens::run(&arguments, &mut out),
         Command::Frames(arguments) => frames::run(&arguments, &mut out),

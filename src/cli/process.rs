@@ -8,10 +8,10 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::json;
 
 use super::error::exit;
-use super::prompts::{self, PictureArgs, PromptArgs};
+use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
 use crate::engine::MediaUse;
-use crate::prompt::{ImageInput, Processed, Processor};
+use crate::prompt::{Batch, ImageInput, Padding, PaddingSide, Processed, Processor};
 
 /// Arguments of `process`.
 #[derive(Debug, Args)]
@@ -27,7 +27,45 @@ pub(crate) struct ProcessArgs {
     #[command(flatten)]
     prompt: PromptArgs,
     #[command(flatten)]
+    end: EndArgs,
+    #[command(flatten)]
     pictures: PictureArgs,
+    #[command(flatten)]
+    padding: PaddingArgs,
+    /// Also write mm_token_type_ids: 1 at placeholders of pictures
+    #[arg(long)]
+    mm_token_type_ids: bool,
+}
+
+/// How rows of several lengths become one table.
+#[derive(Debug, Args)]
+struct PaddingArgs {
+    /// Where padding stands; without it as tokenizer_config.json says
+    #[arg(long, value_name = "SIDE")]
+    padding_side: Option<SideArg>,
+    /// Pad each row to N ids, not to the longest row
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// Round the length of rows up to a multiple of N
+    #[arg(long, value_name = "N")]
+    pad_to_multiple_of: Option<usize>,
+}
+
+/// Choices of `--padding-side`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SideArg {
+    Left,
+    Right,
+}
+
+impl PaddingArgs {
+    fn padding(&self) -> Padding {
+        let side = self.padding_side.map(|side| match side {
+            SideArg::Left => PaddingSide::Left,
+            SideArg::Right => PaddingSide::Right,
+        });
+        Padding { side, max_length: self.max_length, multiple_of: self.pad_to_multiple_of }
+    }
 }
 
 /// A tensor of the result.
@@ -42,12 +80,19 @@ struct Tensor {
 pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliError> {
     let conversations = prompts::conversations(&arguments.messages)?;
     let processor = arguments.pictures.apply(Processor::from_dir(&arguments.model.model)?)?;
-    let processor = arguments.prompt.apply(processor);
-    let options = arguments.prompt.options();
+    let processor = arguments.prompt.apply(processor)?;
+    let options = arguments.end.apply(arguments.prompt.options());
     let rows = conversations.list.iter().enumerate();
     let rows = rows.map(|(index, conversation)| processor.process(index, conversation, options));
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
-    let tensors = tensors(&processor, &rows)?;
+    let batch = processor.pad_to(&rows, arguments.padding.padding())?;
+    let mut tensors = tensors(&processor, &rows, &batch);
+    if arguments.mm_token_type_ids {
+        let types = processor.token_types(&batch);
+        let data = types.iter().flat_map(|kind| i64::from(*kind).to_le_bytes()).collect();
+        let (name, shape) = ("mm_token_type_ids", vec![batch.rows, batch.columns]);
+        tensors.push(Tensor { name, dtype: Dtype::I64, shape, data });
+    }
     save(&tensors, arguments)?;
     let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
     let media: Vec<MediaUse> = images.iter().map(|image| MediaUse::from(*image)).collect();
@@ -71,8 +116,7 @@ pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliEr
     Ok(exit::DONE)
 }
 
-fn tensors(processor: &Processor, rows: &[Processed]) -> Result<Vec<Tensor>, CliError> {
-    let batch = processor.pad(rows)?;
+fn tensors(processor: &Processor, rows: &[Processed], batch: &Batch) -> Vec<Tensor> {
     let shape = vec![batch.rows, batch.columns];
     let long = |values: &mut dyn Iterator<Item = i64>| values.flat_map(i64::to_le_bytes).collect();
     let mut tensors = vec![
@@ -91,7 +135,7 @@ fn tensors(processor: &Processor, rows: &[Processed]) -> Result<Vec<Tensor>, Cli
     ];
     let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
     if images.is_empty() {
-        return Ok(tensors);
+        return tensors;
     }
     let sides = images.iter().flat_map(|image| [image.grid.t, image.grid.h, image.grid.w]);
     let data = long(&mut sides.map(|side| i64::try_from(side).unwrap_or(i64::MAX)));
@@ -107,7 +151,7 @@ fn tensors(processor: &Processor, rows: &[Processed]) -> Result<Vec<Tensor>, Cli
     tensors.push(Tensor { name: "pixel_values", dtype: Dtype::F32, shape, data: pixels });
     let (name, dtype, shape) = ("image_grid_thw", Dtype::I64, vec![images.len(), 3]);
     tensors.push(Tensor { name, dtype, shape, data });
-    Ok(tensors)
+    tensors
 }
 
 fn save(tensors: &[Tensor], arguments: &ProcessArgs) -> Result<(), CliError> {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::CliError;
-use super::error::status;
+use super::error::{exit, status};
 use crate::engine::{EngineBuilder, MediaUse};
 use crate::media::{Alpha, Decoding, Exif, MediaError, Resizer};
 use crate::prompt::{
@@ -17,6 +17,8 @@ use crate::prompt::{
 
 /// Bytes of a messages file: some pictures of the largest size, as base64.
 const MAX_MESSAGES: u64 = 1 << 30;
+/// Bytes of a chat template.
+const MAX_TEMPLATE: u64 = 16 << 20;
 
 /// How a conversation becomes a prompt.
 #[derive(Debug, Args)]
@@ -30,24 +32,74 @@ pub(crate) struct PromptArgs {
     /// Which control tokens messages may hold all the same: grounding are object_ref, box and quad
     #[arg(long, value_name = "TOKENS", default_value = "grounding")]
     control_text_allow: AllowArg,
+    /// Another chat template: a file, the name of one of the checkpoint's, or its text
+    #[arg(long, value_name = "TEMPLATE")]
+    chat_template: Option<String>,
 }
 
 impl PromptArgs {
     /// Options that end the prompt with the head of the answer.
     pub(crate) fn options(&self) -> ProcessOptions {
         let render =
-            RenderOptions { add_generation_prompt: true, add_vision_id: self.add_vision_id };
+            RenderOptions { add_vision_id: self.add_vision_id, ..RenderOptions::default() };
         ProcessOptions { render, control_text: self.control_text.into() }
     }
 
     /// The processor with these settings.
-    pub(crate) fn apply(&self, processor: Processor) -> Processor {
-        processor.with_grounding(self.control_text_allow.into())
+    pub(crate) fn apply(&self, processor: Processor) -> Result<Processor, CliError> {
+        let processor = processor.with_grounding(self.control_text_allow.into());
+        match self.chat_template()? {
+            Some(template) => Ok(processor.with_chat_template(&template)?),
+            None => Ok(processor),
+        }
     }
 
     /// The same for an engine that is not built yet.
-    pub(crate) fn configure(&self, builder: EngineBuilder) -> EngineBuilder {
-        builder.grounding(self.control_text_allow.into())
+    pub(crate) fn configure(&self, builder: EngineBuilder) -> Result<EngineBuilder, CliError> {
+        let builder = builder.grounding(self.control_text_allow.into());
+        Ok(match self.chat_template()? {
+            Some(template) => builder.chat_template(template),
+            None => builder,
+        })
+    }
+
+    /// Source or name of another template.
+    fn chat_template(&self) -> Result<Option<String>, CliError> {
+        let Some(text) = &self.chat_template else { return Ok(None) };
+        let file = Path::new(text);
+        if !file.is_file() {
+            return Ok(Some(text.clone()));
+        }
+        let mut source = String::new();
+        let read = File::open(file)
+            .and_then(|open| open.take(MAX_TEMPLATE + 1).read_to_string(&mut source));
+        read.map_err(|error| CliError::io(file, &error))?;
+        if source.len() as u64 > MAX_TEMPLATE {
+            let what = format!("{}: a template of more than {MAX_TEMPLATE} bytes", file.display());
+            return Err(CliError::new("limit_exceeded", exit::INPUT, what));
+        }
+        Ok(Some(source))
+    }
+}
+
+/// How a prompt ends.
+#[derive(Debug, Args)]
+pub(crate) struct EndArgs {
+    /// Do not end with the head of the answer
+    #[arg(long)]
+    no_generation_prompt: bool,
+    /// End within the last message, for the model to go on
+    #[arg(long)]
+    continue_final_message: bool,
+}
+
+impl EndArgs {
+    /// The options with this end.
+    pub(crate) fn apply(&self, mut options: ProcessOptions) -> ProcessOptions {
+        let continues = self.continue_final_message;
+        options.render.add_generation_prompt = !self.no_generation_prompt && !continues;
+        options.render.continue_final_message = continues;
+        options
     }
 }
 

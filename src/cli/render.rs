@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::error::exit;
-use super::prompts::{self, PromptArgs};
+use super::prompts::{self, EndArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
 use crate::prompt::Processor;
 use crate::units::TokenId;
@@ -22,9 +22,8 @@ pub(crate) struct RenderArgs {
     messages: PathBuf,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// Do not end with the head of the answer
-    #[arg(long)]
-    no_generation_prompt: bool,
+    #[command(flatten)]
+    end: EndArgs,
     /// Print token ids instead of text
     #[arg(long)]
     ids: bool,
@@ -33,9 +32,8 @@ pub(crate) struct RenderArgs {
 /// Prints each prompt, in order.
 pub(crate) fn run(arguments: &RenderArgs, out: &mut Output) -> Result<u8, CliError> {
     let conversations = prompts::conversations(&arguments.messages)?;
-    let processor = arguments.prompt.apply(Processor::from_dir(&arguments.model.model)?);
-    let mut options = arguments.prompt.options();
-    options.render.add_generation_prompt = !arguments.no_generation_prompt;
+    let processor = arguments.prompt.apply(Processor::from_dir(&arguments.model.model)?)?;
+    let options = arguments.end.apply(arguments.prompt.options());
     let (mut documents, mut escaped) = (Vec::new(), 0);
     for (index, conversation) in conversations.list.iter().enumerate() {
         let pieces = processor.render(index, conversation, options)?;

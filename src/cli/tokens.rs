@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::error::exit;
-use super::prompts::{self, PictureArgs, PromptArgs};
+use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
 use crate::engine::MediaUse;
 use crate::media::PixelBudget;
@@ -33,6 +33,8 @@ pub(crate) struct TokensArgs {
     #[command(flatten)]
     prompt: PromptArgs,
     #[command(flatten)]
+    end: EndArgs,
+    #[command(flatten)]
     pictures: PictureArgs,
 }
 
@@ -50,8 +52,8 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
         }
     };
     let processor = arguments.pictures.apply(Processor::from_dir(&arguments.model.model)?)?;
-    let processor = arguments.prompt.apply(processor);
-    let options = arguments.prompt.options();
+    let processor = arguments.prompt.apply(processor)?;
+    let options = arguments.end.apply(arguments.prompt.options());
     let mut documents = Vec::new();
     for (index, conversation) in conversations.list.iter().enumerate() {
         let counted = processor.count(index, conversation, options)?;

@@ -43,6 +43,7 @@ pub struct EngineBuilder {
     max_pixels: Option<u64>,
     decoding: Decoding,
     grounding: Grounding,
+    chat_template: Option<String>,
 }
 
 /// A loaded checkpoint. Cheap to clone: all clones share one device and its memory.
@@ -129,6 +130,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Another chat template: the name of one of the checkpoint's, or its source.
+    #[must_use]
+    pub fn chat_template(mut self, template: impl Into<String>) -> Self {
+        self.chat_template = Some(template.into());
+        self
+    }
+
     /// Loads the checkpoint and plans and allocates all device memory.
     ///
     /// # Errors
@@ -140,6 +148,10 @@ impl EngineBuilder {
         let processor = Processor::with_config(&self.folder, &config)?
             .with_decoding(self.decoding)
             .with_grounding(self.grounding);
+        let processor = match &self.chat_template {
+            Some(template) => processor.with_chat_template(template)?,
+            None => processor,
+        };
         processor.check_vision(&config.vision)?;
         let processor = processor.with_pixels(self.min_pixels, self.max_pixels)?;
         let processor = match self.resizer {
@@ -201,6 +213,7 @@ impl Engine {
             max_pixels: None,
             decoding: Decoding::default(),
             grounding: Grounding::default(),
+            chat_template: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::Sampling;
-use crate::prompt::{ControlText, Conversation, Message, ProcessOptions, RenderOptions};
+use crate::prompt::{ControlText, Conversation, Message, ProcessOptions};
 use crate::units::Tokens;
 
 /// One question: a conversation, and how to answer it.
@@ -24,8 +24,7 @@ impl Request {
 
     /// The same for a conversation read from JSON.
     pub fn conversation(conversation: Conversation) -> Self {
-        let render = RenderOptions { add_generation_prompt: true, add_vision_id: false };
-        let options = ProcessOptions { render, control_text: ControlText::default() };
+        let options = ProcessOptions::default();
         let sampling = Sampling::default();
         Self { conversation, options, sampling, max_new_tokens: None, deadline: None }
     }
@@ -48,6 +47,14 @@ impl Request {
     #[must_use]
     pub fn add_vision_id(mut self, add: bool) -> Self {
         self.options.render.add_vision_id = add;
+        self
+    }
+
+    /// Goes on with the last message instead of answering it: begun answers are given so.
+    #[must_use]
+    pub fn continue_final_message(mut self, go_on: bool) -> Self {
+        self.options.render.continue_final_message = go_on;
+        self.options.render.add_generation_prompt = !go_on;
         self
     }
 

@@ -134,6 +134,23 @@ pub enum PromptError {
         /// How often the text is in the prompt.
         times: usize,
     },
+    /// A prompt that is to end with an open answer and within the last message.
+    #[error("continue_final_message and add_generation_prompt exclude one another: give one")]
+    ContinueAndAnswer,
+    /// A last message without text, or whose text the template leaves out.
+    #[error("{spot}: continue_final_message finds no text of the last message in the prompt")]
+    NothingToContinue {
+        /// The last message.
+        spot: Spot,
+    },
+    /// A name that is no chat template of the checkpoint, and no template either.
+    #[error("no chat template is named {name:?}{}", listed(known))]
+    NoNamedTemplate {
+        /// As asked for, shortened.
+        name: String,
+        /// Those that the checkpoint has.
+        known: Vec<String>,
+    },
     /// JSON that is no conversation.
     #[error("the conversation is not valid JSON")]
     Json {
@@ -289,6 +306,8 @@ impl PromptError {
             | Self::TemplateChangesText
             | Self::TemplateText { .. } => "template_invalid",
             Self::Json { .. } | Self::UnknownKey { .. } | Self::Value { .. } => "invalid_request",
+            Self::ContinueAndAnswer | Self::NothingToContinue { .. } => "invalid_request",
+            Self::NoNamedTemplate { .. } => "invalid_request",
             Self::UnknownRole { .. } | Self::UnknownPart { .. } => "invalid_request",
             Self::Message { .. } | Self::Empty => "invalid_request",
             Self::ControlToken { .. } | Self::ControlTokenInField { .. } => "control_token",
@@ -304,4 +323,11 @@ fn known(id: Option<TokenId>, token: &str) -> String {
 
 fn nearest(near: Option<&str>) -> String {
     near.map_or_else(String::new, |near| format!(", did you mean {near:?}?"))
+}
+
+fn listed(known: &[String]) -> String {
+    match known {
+        [] => String::new(),
+        names => format!("; there are {}", names.join(", ")),
+    }
 }

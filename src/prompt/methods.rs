@@ -42,10 +42,20 @@ fn found(map: &Value, key: &Value, default: Value) -> Value {
     map.get_item(key).ok().filter(|item| !item.is_undefined()).unwrap_or(default)
 }
 
+/// Python's `str.isspace` of one character.
+pub(super) fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// Python's `str.strip()`.
+pub(super) fn trimmed(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
 fn string(text: &str, method: &str, arguments: [Option<&str>; 2]) -> Option<Value> {
     let strips = |c: char| match arguments[0] {
         Some(set) => set.contains(c),
-        None => c.is_whitespace(),
+        None => is_space(c),
     };
     Some(match (method, arguments) {
         ("strip", _) => text.trim_matches(strips).into(),
@@ -53,7 +63,9 @@ fn string(text: &str, method: &str, arguments: [Option<&str>; 2]) -> Option<Valu
         ("rstrip", _) => text.trim_end_matches(strips).into(),
         ("startswith", [Some(start), None]) => text.starts_with(start).into(),
         ("endswith", [Some(end), None]) => text.ends_with(end).into(),
-        ("split", [None, None]) => text.split_whitespace().map(Value::from).collect(),
+        ("split", [None, None]) => {
+            text.split(is_space).filter(|word| !word.is_empty()).map(Value::from).collect()
+        }
         ("split", [Some(at), None]) if !at.is_empty() => text.split(at).map(Value::from).collect(),
         ("replace", [Some(from), Some(to)]) => text.replace(from, to).into(),
         ("upper", [None, None]) => text.to_uppercase().into(),

@@ -6,20 +6,24 @@
 //! reference's behaviour; placeholders are expanded by the grids of the pictures that they stand
 //! for, bound by position. [`Processor`] is all of that together. Nothing here knows of devices.
 
+mod continued;
+mod decoding;
 mod detokenize;
 mod error;
 mod message;
 mod methods;
+mod padding;
 mod placeholders;
 mod processor;
 mod template;
+mod templates;
 mod tokenizer;
 
+pub use decoding::DecodeOptions;
 pub use detokenize::Detokenizer;
 pub use error::{PromptError, Spot};
 pub use message::{Conversation, Conversations, Message, Part};
-pub use processor::{
-    Batch, ImageInput, MediaKind, ProcessOptions, Processed, Processor, PromptLimits,
-};
+pub use padding::{Batch, Padding, PaddingSide};
+pub use processor::{ImageInput, MediaKind, ProcessOptions, Processed, Processor, PromptLimits};
 pub use template::{ChatTemplate, Origin, Piece, RenderOptions};
 pub use tokenizer::{ControlText, Encoded, Grounding, Tokenizer};

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::message::{Content, PartKind, Picture, at};
+use super::templates::Templates;
 use super::{
-    ChatTemplate, ControlText, Conversation, Encoded, Grounding, Origin, Part, Piece, PromptError,
+    ControlText, Conversation, Encoded, Grounding, Origin, PaddingSide, Part, Piece, PromptError,
     RenderOptions, Spot, Tokenizer, placeholders,
 };
 use crate::media::{Alpha, Decoding, Limits, MediaError, Prepared, Preprocessor, Resizer, Size};
@@ -19,17 +20,18 @@ use crate::units::{GridThw, TokenId, Tokens};
 const IMAGE_PAD: &str = "<|image_pad|>";
 const VIDEO_PAD: &str = "<|video_pad|>";
 /// Bytes of a settings file or a template.
-const MAX_FILE: u64 = 16 << 20;
+pub(super) const MAX_FILE: u64 = 16 << 20;
 
 /// Tokenizer, chat template and picture processor of a checkpoint.
 #[derive(Debug)]
 pub struct Processor {
     tokenizer: Tokenizer,
-    template: ChatTemplate,
+    templates: Templates,
     preprocessor: Preprocessor,
     decoding: Decoding,
     tokens: VisionTokens,
     pad: Option<TokenId>,
+    side: PaddingSide,
     limits: PromptLimits,
 }
 
@@ -105,19 +107,6 @@ pub struct ImageInput {
     pub prepared: Option<Prepared>,
 }
 
-/// Conversations padded to one length, as the reference's processor returns them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// Rows.
-    pub rows: usize,
-    /// Ids of each row.
-    pub columns: usize,
-    /// `[rows, columns]`, padded on the left.
-    pub input_ids: Vec<TokenId>,
-    /// `[rows, columns]`: 0 at padding.
-    pub attention_mask: Vec<u8>,
-}
-
 impl Processor {
     /// Reads the files of a checkpoint folder; weights are not looked at.
     ///
@@ -150,13 +139,15 @@ impl Processor {
             }
         }
         let settings = settings(folder)?;
-        let template = template(folder, &settings)?;
+        let templates = Templates::from_dir(folder, &settings)?;
         let pad = settings.get("pad_token").and_then(token_text);
         let pad = pad.as_deref().unwrap_or("<|endoftext|>");
         let pad = tokenizer.added_id(pad);
+        let right = settings.get("padding_side").is_some_and(|side| side == "right");
+        let side = if right { PaddingSide::Right } else { PaddingSide::Left };
         let preprocessor = preprocessor(folder)?;
         let (decoding, limits) = (Decoding::default(), PromptLimits::default());
-        Ok(Self { tokenizer, template, preprocessor, decoding, tokens, pad, limits })
+        Ok(Self { tokenizer, templates, preprocessor, decoding, tokens, pad, side, limits })
     }
 
     /// The same with other limits on resized pictures, each on its own.
@@ -200,6 +191,15 @@ impl Processor {
         self
     }
 
+    /// The same with another chat template: the name of one of the checkpoint's, or its source.
+    ///
+    /// # Errors
+    /// [`PromptError::Template`], [`PromptError::NoNamedTemplate`].
+    pub fn with_chat_template(mut self, template: &str) -> Result<Self, PromptError> {
+        self.templates.choose(template)?;
+        Ok(self)
+    }
+
     /// Refuses a checkpoint whose vision tower cuts pictures in another way.
     ///
     /// # Errors
@@ -223,6 +223,21 @@ impl Processor {
         &self.tokenizer
     }
 
+    /// Ids of the tokens that stand for pictures and videos.
+    pub fn vision_tokens(&self) -> VisionTokens {
+        self.tokens
+    }
+
+    /// What rows are padded with.
+    pub(super) fn pad_id(&self) -> Option<TokenId> {
+        self.pad
+    }
+
+    /// Where rows are padded unless asked otherwise.
+    pub(super) fn padding_side(&self) -> PaddingSide {
+        self.side
+    }
+
     /// The picture processor.
     pub fn preprocessor(&self) -> &Preprocessor {
         &self.preprocessor
@@ -243,15 +258,16 @@ impl Processor {
     ) -> Result<Vec<Piece>, PromptError> {
         self.check_limits(conversation)?;
         if options.control_text == ControlText::Trusted {
-            let text = self.template.render(conversation, options.render)?;
+            let text = self.templates.chosen()?.render(conversation, options.render)?;
             return Ok(vec![Piece { text, origin: Origin::Template }]);
         }
+        let template = self.templates.chosen()?;
         self.check_fields(index, conversation)?;
         for (message, value) in conversation.messages.iter().enumerate() {
             let spot = Spot { conversation: index, message, part: None };
-            value.check_known(spot, self.template.source())?;
+            value.check_known(spot, template.source())?;
         }
-        self.template.pieces(index, conversation, options.render)
+        template.pieces(index, conversation, options.render)
     }
 
     /// Ids of a rendered prompt, one for each placeholder of the template.
@@ -292,26 +308,6 @@ impl Processor {
         options: ProcessOptions,
     ) -> Result<Processed, PromptError> {
         self.inputs(index, conversation, options, Depth::Headers)
-    }
-
-    /// Rows of one length, padded on the left.
-    ///
-    /// # Errors
-    /// [`PromptError::NoPadToken`] where rows differ in length and the tokenizer has no such token.
-    pub fn pad(&self, rows: &[Processed]) -> Result<Batch, PromptError> {
-        let columns = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
-        let (mut input_ids, mut attention_mask) = (Vec::new(), Vec::new());
-        for row in rows {
-            let missing = columns - row.input_ids.len();
-            if missing > 0 {
-                let pad = self.pad.ok_or(PromptError::NoPadToken)?;
-                input_ids.extend(std::iter::repeat_n(pad, missing));
-            }
-            input_ids.extend_from_slice(&row.input_ids);
-            attention_mask.extend(std::iter::repeat_n(0, missing));
-            attention_mask.extend(std::iter::repeat_n(1, row.input_ids.len()));
-        }
-        Ok(Batch { rows: rows.len(), columns, input_ids, attention_mask })
     }
 
     fn inputs(
@@ -489,53 +485,20 @@ fn preprocessor(folder: &Path) -> Result<Preprocessor, PromptError> {
 }
 
 /// tokenizer_config.json; without one, nothing.
-fn settings(folder: &Path) -> Result<Map<String, Value>, PromptError> {
+pub(super) fn settings(folder: &Path) -> Result<Map<String, Value>, PromptError> {
     let file = folder.join("tokenizer_config.json");
     if !file.exists() {
         return Ok(Map::new());
     }
-    let map = object(&file)?;
-    if map.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true)) {
-        let what = "clean_up_tokenization_spaces = true".to_owned();
-        return Err(PromptError::UnsupportedTokenizer { file, what });
-    }
-    Ok(map)
-}
-
-/// chat_template.jinja, else chat_template.json, else tokenizer_config.json.
-fn template(folder: &Path, settings: &Map<String, Value>) -> Result<ChatTemplate, PromptError> {
-    let (jinja, json) = (folder.join("chat_template.jinja"), folder.join("chat_template.json"));
-    let source = if jinja.exists() {
-        Some(String::from_utf8_lossy(&read_limited(&jinja, MAX_FILE)?).into_owned())
-    } else if json.exists() {
-        object(&json)?.get("chat_template").and_then(template_text)
-    } else {
-        settings.get("chat_template").and_then(template_text)
-    };
-    let source = source.ok_or_else(|| PromptError::NoTemplate { folder: folder.to_owned() })?;
-    let names = ["bos_token", "eos_token", "pad_token", "unk_token"];
-    let specials = names.into_iter().filter_map(|name| {
-        Some((name.to_owned(), Value::String(settings.get(name).and_then(token_text)?)))
-    });
-    ChatTemplate::new(source, specials.collect())
-}
-
-/// One template, or the default of a list of named ones.
-fn template_text(value: &Value) -> Option<String> {
-    let default = match value {
-        Value::Array(list) => list.iter().find(|entry| entry["name"] == "default")?.get("template"),
-        Value::Object(map) => map.get("default"),
-        one => Some(one),
-    };
-    default.and_then(Value::as_str).map(str::to_owned)
+    object(&file)
 }
 
 /// A token is its text, or an object that holds it.
-fn token_text(value: &Value) -> Option<String> {
+pub(super) fn token_text(value: &Value) -> Option<String> {
     value.get("content").unwrap_or(value).as_str().map(str::to_owned)
 }
 
-fn object(file: &Path) -> Result<Map<String, Value>, PromptError> {
+pub(super) fn object(file: &Path) -> Result<Map<String, Value>, PromptError> {
     let problem = |problem: String| PromptError::Tokenizer { file: file.to_owned(), problem };
     match serde_json::from_slice(&read_limited(file, MAX_FILE)?) {
         Ok(Value::Object(map)) => Ok(map),

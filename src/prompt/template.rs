@@ -14,7 +14,7 @@ use minijinja::{Environment, Error, ErrorKind, Value as Template};
 use serde_json::{Map, Value, json};
 
 use super::message::{Content, PartKind};
-use super::{Conversation, PromptError, Spot, methods};
+use super::{Conversation, PromptError, Spot, continued, methods};
 
 /// Most steps of the interpreter; each byte that a template makes costs 1/64 of one.
 const MAX_FUEL: u64 = 10_000_000;
@@ -44,11 +44,15 @@ pub struct RenderOptions {
     pub add_generation_prompt: bool,
     /// Number pictures and videos in the text.
     pub add_vision_id: bool,
+    /// End within the last message, for the model to go on; not together with
+    /// `add_generation_prompt`.
+    pub continue_final_message: bool,
 }
 
 impl Default for RenderOptions {
     fn default() -> Self {
-        Self { add_generation_prompt: true, add_vision_id: false }
+        let (add_vision_id, continue_final_message) = (false, false);
+        Self { add_generation_prompt: true, add_vision_id, continue_final_message }
     }
 }
 
@@ -89,17 +93,30 @@ impl ChatTemplate {
         Ok(Self { environment, source, specials })
     }
 
+    /// Another template with the same special tokens.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`].
+    pub fn with_source(&self, source: String) -> Result<Self, PromptError> {
+        Self::new(source, self.specials.clone())
+    }
+
     /// The prompt as the reference renders it.
     ///
     /// # Errors
-    /// [`PromptError::Template`], [`PromptError::Limit`].
+    /// [`PromptError::Template`], [`PromptError::Limit`]; [`PromptError::ContinueAndAnswer`],
+    /// [`PromptError::NothingToContinue`].
     pub fn render(
         &self,
         conversation: &Conversation,
         options: RenderOptions,
     ) -> Result<String, PromptError> {
         let plain = messages(conversation, &mut |_, text| text.to_owned());
-        self.run(plain, options, fuel(conversation))
+        let text = self.run(plain, options, fuel(conversation))?;
+        match options.continue_final_message {
+            true => continued::cut_text(text, conversation),
+            false => Ok(text),
+        }
     }
 
     /// What the checkpoint holds.
@@ -143,7 +160,10 @@ impl ChatTemplate {
                 return Err(PromptError::TemplateText { spot: *spot, times });
             }
         }
-        Ok(pieces)
+        match options.continue_final_message {
+            true => continued::cut_pieces(pieces, conversation, index),
+            false => Ok(pieces),
+        }
     }
 
     fn run(
@@ -152,6 +172,9 @@ impl ChatTemplate {
         options: RenderOptions,
         fuel: u64,
     ) -> Result<String, PromptError> {
+        if options.continue_final_message && options.add_generation_prompt {
+            return Err(PromptError::ContinueAndAnswer);
+        }
         let mut context = self.specials.clone();
         context.insert("messages".into(), Value::Array(messages));
         context.insert("add_generation_prompt".into(), options.add_generation_prompt.into());

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedVocabulary, DecoderWrapper, Tokenizer as Encoder};
 
-use super::{Origin, Piece, PromptError};
+use super::{DecodeOptions, Origin, Piece, PromptError};
 use crate::units::TokenId;
 
 /// Bytes of a tokenizer file.
@@ -66,6 +66,7 @@ pub struct Tokenizer {
     /// First characters of the added tokens, each once.
     starts: Vec<char>,
     grounding: Grounding,
+    clean_up: bool,
 }
 
 /// Ids of a prompt.
@@ -84,11 +85,15 @@ impl Tokenizer {
     /// [`PromptError::Io`], [`PromptError::Tokenizer`], [`PromptError::UnsupportedTokenizer`].
     pub fn from_dir(folder: &Path) -> Result<Self, PromptError> {
         let file = folder.join("tokenizer.json");
-        if file.is_file() {
-            return Self::from_json(&read(&file)?, &file);
-        }
-        let vocabulary = folder.join("vocab.json");
-        Self::from_json(&assemble(folder)?, &vocabulary)
+        let mut tokenizer = if file.is_file() {
+            Self::from_json(&read(&file)?, &file)?
+        } else {
+            Self::from_json(&assemble(folder)?, &folder.join("vocab.json"))?
+        };
+        let settings = super::processor::settings(folder)?;
+        let flag = settings.get("clean_up_tokenization_spaces");
+        tokenizer.clean_up = flag.and_then(Value::as_bool).unwrap_or(false);
+        Ok(tokenizer)
     }
 
     /// Reads the content of a tokenizer.json; `file` names it in errors.
@@ -127,7 +132,13 @@ impl Tokenizer {
             added.iter().filter_map(|token| token.text.chars().next()).collect();
         starts.sort_unstable();
         starts.dedup();
-        Ok(Self { encoder, added, starts, grounding: Grounding::default() })
+        let (grounding, clean_up) = (Grounding::default(), false);
+        Ok(Self { encoder, added, starts, grounding, clean_up })
+    }
+
+    /// Whether blanks before punctuation are taken away where ids become text.
+    pub(super) fn cleans_up(&self) -> bool {
+        self.clean_up
     }
 
     /// The same with another meaning of grounding tokens in messages.
@@ -200,11 +211,8 @@ impl Tokenizer {
 
     /// Text of ids: what is no UTF-8 becomes U+FFFD, unknown ids nothing.
     pub fn decode(&self, ids: &[TokenId], skip_special: bool) -> String {
-        let mut bytes = Vec::new();
-        for id in ids {
-            self.bytes(*id, skip_special, &mut bytes);
-        }
-        String::from_utf8_lossy(&bytes).into_owned()
+        let skip_special_tokens = skip_special;
+        self.decode_with(ids, DecodeOptions { skip_special_tokens, ..DecodeOptions::default() })
     }
 
     /// Appends the bytes that a token stands for.

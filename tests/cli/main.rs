@@ -7,4 +7,5 @@ mod support;
 mod answers;
 mod device;
 mod frames;
+mod processor;
 mod prompts;

@@ -33,6 +33,7 @@ fn process(processor: &Processor, case: &Value) -> Result<Vec<Processed>, Prompt
     let render = RenderOptions {
         add_generation_prompt: true,
         add_vision_id: case["flags"]["add_vision_id"] == true,
+        ..RenderOptions::default()
     };
     let options = ProcessOptions { render, control_text: ControlText::Trusted };
     let list = conversations.list.iter().enumerate();

@@ -4,8 +4,8 @@ use std::{fs, path::Path};
 
 use qwen2vl::{
     prompt::{
-        ControlText, Conversations, Detokenizer, ProcessOptions, Processor, RenderOptions,
-        Tokenizer,
+        ControlText, Conversations, DecodeOptions, Detokenizer, ProcessOptions, Processor,
+        RenderOptions, Tokenizer,
     },
     units::TokenId,
 };
@@ -25,6 +25,7 @@ fn rendered(
         render: RenderOptions {
             add_generation_prompt: case["add_generation_prompt"] != false,
             add_vision_id: case["add_vision_id"] == true,
+            ..RenderOptions::default()
         },
         control_text: policy,
     };
@@ -122,6 +123,30 @@ fn ids_and_text_of_strings_are_the_references() {
 }
 
 #[test]
+fn the_processor_decodes_as_the_references_does() {
+    let document = golden_cases("prompts");
+    let folder = model_folder(&document["model"]);
+    let processor = Processor::from_dir(folder.path()).unwrap();
+    let strings = fs::read(goldens().join("prompts/strings.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&strings).unwrap();
+    let rows: Vec<Vec<TokenId>> = cases
+        .iter()
+        .map(|case| {
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            ids.into_iter().map(TokenId).collect()
+        })
+        .collect();
+    let texts = |key: &str| cases.iter().map(|case| case[key].clone()).collect::<Vec<_>>();
+    let (kept, skipped) = (texts("decoded"), texts("decoded_skip"));
+    assert_ne!(kept, skipped);
+    let skip = DecodeOptions { skip_special_tokens: true, ..DecodeOptions::default() };
+    assert_eq!(json!(processor.batch_decode(&rows, DecodeOptions::default())), json!(kept));
+    assert_eq!(json!(processor.batch_decode(&rows, skip)), json!(skipped));
+    assert_eq!(json!(processor.post_process_image_text_to_text(&rows)), json!(skipped));
+    assert_eq!(json!(processor.decode(&rows[9], skip)), skipped[9]);
+}
+
+#[test]
 fn questions_of_the_demo_have_the_references_ids_and_grids() {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     let questions = fs::read(demo.join("questions.json")).unwrap();
@@ -136,6 +161,7 @@ fn questions_of_the_demo_have_the_references_ids_and_grids() {
             render: RenderOptions {
                 add_generation_prompt: true,
                 add_vision_id: case["options"]["add_vision_id"] == true,
+                ..RenderOptions::default()
             },
             control_text: ControlText::Literal,
         };

@@ -148,12 +148,6 @@ const FILES: &[(&str, Option<&str>, u8, &str)] = &[
     ("tokenizer.json", Some("{}"), CHECKPOINT, "tokenizer.json is no tokenizer"),
     ("tokenizer.json", Some("[1, 2"), CHECKPOINT, "tokenizer.json is no tokenizer"),
     ("tokenizer_config.json", Some("[]"), CHECKPOINT, "tokenizer_config.json"),
-    (
-        "tokenizer_config.json",
-        Some(r#"{"clean_up_tokenization_spaces": true}"#),
-        USAGE,
-        "clean_up_tokenization_spaces = true",
-    ),
     ("chat_template.json", Some("{"), CHECKPOINT, "chat_template.json"),
     ("chat_template.jinja", Some("{% for"), CHECKPOINT, "the chat template fails: syntax error"),
     ("chat_template.jinja", Some("{{ f() }}"), CHECKPOINT, "unknown function: f is unknown"),
