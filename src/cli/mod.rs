@@ -6,6 +6,7 @@ mod decode;
 mod doctor;
 mod error;
 mod forward;
+mod forward_inputs;
 mod frames;
 mod generate;
 mod inspect;
@@ -15,6 +16,7 @@ mod process;
 mod prompts;
 mod render;
 mod run;
+mod tensors;
 mod tokens;
 mod warnings;
 

@@ -173,7 +173,7 @@ impl EngineBuilder {
         let checkpoint = Checkpoint::open(&self.folder)?;
         let values = byte_values(&processor)?;
         let options = ModelOptions {
-            rope: plan.rope(),
+            rope: &plan.rope().values(),
             pages: plan.limits().pages,
             dtype: FloatType::Bf16,
             byte_values: Some(&values),

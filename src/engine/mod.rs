@@ -18,7 +18,10 @@ mod timing;
 
 pub use engine::{Engine, EngineBuilder};
 pub use error::EngineError;
-pub use forward::{FloatTensor, ForwardInput, ForwardOutput, forward};
+pub use forward::{
+    FloatTensor, ForwardInput, ForwardOptions, ForwardOutput, LayerKeyValues, LogitsToKeep,
+    PastKeyValues, PositionIds, forward,
+};
 pub use generation::{Completion, Event, Generation, MediaUse, Token, Usage};
 pub use plan::{MemoryLimit, MemoryPlan};
 pub use request::Request;

@@ -308,7 +308,7 @@ impl Core {
             vocabulary: self.model.widths().vocabulary,
             image_rows: limits.image_rows,
             pool_pages: limits.pages,
-            table_rows: self.model.rope().total_rows(),
+            table_rows: self.plan.rope().total_rows(),
             page_stride: Tokens(limits.sequence_tokens).pages().0,
         };
         let members: Vec<(&Sequence, &Share)> = shares

@@ -27,7 +27,7 @@ use crate::{
         rms_norm::RmsNorm,
         silu_mul::SiluMul,
     },
-    units::Tokens,
+    units::{TokenId, Tokens},
 };
 
 /// The decoder with what it needs beside its weights.
@@ -78,6 +78,16 @@ impl Decoder {
         rope: Floats,
     ) -> Self {
         Self { weights, config: config.clone(), widths, layout, rope }
+    }
+
+    /// The row of the embedding table of a token.
+    pub(super) fn embedding(
+        &self,
+        device: &Device,
+        token: TokenId,
+    ) -> Result<Vec<f32>, ModelError> {
+        let (c, row) = (self.widths.token, token.0 as usize);
+        Ok(device.download_floats(self.weights.embed.view().slice(row * c..(row + 1) * c)?)?)
     }
 
     /// Runs all layers over the rows of a step; the residual stream stays in the workspace for

@@ -5,18 +5,21 @@ use super::{
     checkpoint::Checkpoint,
     config::ModelConfig,
     decoder::Decoder,
-    rope::RopeBlocks,
     vision::{Observer, Vision, VisionItem},
     weights::{LoadWarning, Weights},
     workspace::{Widths, Workspace, kv_layout},
 };
-use crate::{device::Device, units::FloatType};
+use crate::{
+    device::Device,
+    units::{FloatType, TokenId},
+};
 
 /// What a model is loaded for.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelOptions<'a> {
-    /// The rotary table: positions up to the largest, and the states of all passes.
-    pub rope: &'a RopeBlocks,
+    /// The rotary table, `[rows, D / 2, 2]`: [`super::rope::RopeBlocks::values`], or the rows that
+    /// a single pass needs.
+    pub rope: &'a [f32],
     /// Pages of the key/value pool that it will run with.
     pub pages: usize,
     /// What it computes in.
@@ -32,7 +35,6 @@ pub struct Model {
     widths: Widths,
     vision: Vision,
     decoder: Decoder,
-    rope: RopeBlocks,
 }
 
 impl Model {
@@ -50,11 +52,10 @@ impl Model {
         let (weights, warnings) = Weights::load(device, config, checkpoint, options.dtype)?;
         let widths = Widths::new(config);
         let vision = Vision::new(device, weights.vision, config, widths, options.byte_values)?;
-        let table = device.upload_floats(options.dtype, &options.rope.values())?;
+        let table = device.upload_floats(options.dtype, options.rope)?;
         let layout = kv_layout(config, options.pages);
         let decoder = Decoder::new(weights.text, &config.text, widths, layout, table);
-        let (config, rope) = (config.clone(), options.rope.clone());
-        Ok((Self { config, widths, vision, decoder, rope }, warnings))
+        Ok((Self { config: config.clone(), widths, vision, decoder }, warnings))
     }
 
     /// Its configuration.
@@ -72,9 +73,12 @@ impl Model {
         &self.decoder
     }
 
-    /// Its rotary table.
-    pub fn rope(&self) -> &RopeBlocks {
-        &self.rope
+    /// The row of the embedding table of a token of the vocabulary.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn embedding(&self, device: &Device, token: TokenId) -> Result<Vec<f32>, ModelError> {
+        self.decoder.embedding(device, token)
     }
 
     /// Runs the tower over `items`, several to a run while they fit, and writes their image rows

@@ -120,6 +120,14 @@ impl Positions {
         i64::from(self.next) - i64::try_from(row_len).unwrap_or(i64::MAX)
     }
 
+    /// No token yet; `count` of them will follow, from position `next` on.
+    fn starting_at(next: i32, count: usize) -> Result<Self, PositionError> {
+        if narrow(count)?.checked_add(next).is_none() {
+            return Err(PositionError::TooLong { len: count });
+        }
+        Ok(Self { next, ..Self::default() })
+    }
+
     fn push_text(&mut self, count: i32) {
         for axis in &mut self.axes {
             axis.extend(self.next..self.next + count);
@@ -148,7 +156,12 @@ impl Positions {
 /// # Errors
 /// [`PositionError::TooLong`].
 pub fn text(count: usize) -> Result<Positions, PositionError> {
-    let mut positions = Positions::default();
+    text_from(0, count)
+}
+
+/// Positions `start`, `start + 1`, … of `count` text tokens.
+fn text_from(start: i32, count: usize) -> Result<Positions, PositionError> {
+    let mut positions = Positions::starting_at(start, count)?;
     positions.push_text(narrow(count)?);
     Ok(positions)
 }
@@ -165,7 +178,7 @@ pub fn sequence(
     if grids.images.is_empty() && grids.videos.is_empty() {
         return text(ids.len());
     }
-    let positions = place(config, ids, &mut grids, 0)?;
+    let positions = place(config, ids, &mut grids, (0, 0))?;
     check_all_used(&grids)?;
     Ok(positions)
 }
@@ -180,12 +193,26 @@ pub fn batch(
     sequences: &[Vec<TokenId>],
     grids: Option<Grids<'_>>,
 ) -> Result<Vec<Positions>, PositionError> {
+    continued(config, sequences, grids, &vec![0; sequences.len()])
+}
+
+/// As [`batch`], where the first token of each sequence has position `starts`: what a cache holds
+/// goes before. The reference takes text positions here whatever the tokens are.
+///
+/// # Errors
+/// [`PositionError`] where ids and grids do not fit one another.
+pub fn continued(
+    config: &ModelConfig,
+    sequences: &[Vec<TokenId>],
+    grids: Option<Grids<'_>>,
+    starts: &[i32],
+) -> Result<Vec<Positions>, PositionError> {
+    let numbered = sequences.iter().zip(starts).enumerate();
     let Some(mut grids) = grids else {
-        return sequences.iter().map(|ids| text(ids.len())).collect();
+        return numbered.map(|(_, (ids, start))| text_from(*start, ids.len())).collect();
     };
-    let placed = sequences.iter().enumerate();
-    let positions = placed
-        .map(|(number, ids)| place(config, ids, &mut grids, number))
+    let positions = numbered
+        .map(|(number, (ids, start))| place(config, ids, &mut grids, (number, *start)))
         .collect::<Result<_, _>>()?;
     check_all_used(&grids)?;
     Ok(positions)
@@ -256,16 +283,15 @@ fn place(
     config: &ModelConfig,
     ids: &[TokenId],
     grids: &mut Grids<'_>,
-    sequence: usize,
+    (sequence, first): (usize, i32),
 ) -> Result<Positions, PositionError> {
     let tokens = config.tokens;
     let merge = config.vision.spatial_merge_size;
-    narrow(ids.len())?;
     let groups = |placeholder: TokenId| {
         ids.windows(2).filter(|pair| **pair == [tokens.start, placeholder]).count()
     };
     let (mut images, mut videos) = (groups(tokens.image), groups(tokens.video));
-    let mut positions = Positions::default();
+    let mut positions = Positions::starting_at(first, ids.len())?;
     while images + videos > 0 {
         let start = positions.len();
         let first = |placeholder: TokenId, groups: usize| match groups {

@@ -186,6 +186,21 @@ impl Rope {
         rows
     }
 
+    /// (cos, sin) of single positions, each in a state of its own: `[places, D / 2, 2]`.
+    pub fn rows(&self, places: impl IntoIterator<Item = (RopeState, i32)>) -> Vec<f32> {
+        let scale = self.attention_scaling();
+        let mut rows = Vec::new();
+        let (mut state, mut turns) = (RopeState::Base, self.frequencies(RopeState::Base));
+        for (next, position) in places {
+            if next != state {
+                (state, turns) = (next, self.frequencies(next));
+            }
+            let position = usize::try_from(position).unwrap_or(0);
+            rows.extend(row(&turns, position).map(|value| value * scale));
+        }
+        rows
+    }
+
     fn unscaled(&self) -> Vec<f32> {
         if self.theta == 1e6 && self.width == 128 {
             return PUBLISHED_FREQUENCIES.iter().map(|bits| f32::from_bits(*bits)).collect();

@@ -1,11 +1,12 @@
 //! The engine on the demo checkpoint: results free of neighbours and chunks, requests that end
 //! early, refusals, and the launches of an answer.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod answers;
+mod forward;
 mod launches;
 mod refusals;
 
@@ -22,10 +23,13 @@ fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo")
 }
 
+/// The device that the environment asks for.
+fn choice() -> DeviceChoice {
+    settings::text(settings::DEVICE).map_or(DeviceChoice::Auto, |text| text.parse().unwrap())
+}
+
 fn builder() -> EngineBuilder {
-    let choice: DeviceChoice =
-        settings::text(settings::DEVICE).map_or(DeviceChoice::Auto, |text| text.parse().unwrap());
-    Engine::builder(demo().join("model")).device(choice).max_model_len(512)
+    Engine::builder(demo().join("model")).device(choice()).max_model_len(512)
 }
 
 /// A question about pictures of the demo.

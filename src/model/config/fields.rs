@@ -146,6 +146,19 @@ pub(crate) fn parse_object(text: &[u8], file: &Path) -> Result<Map<String, Value
     }
 }
 
+/// Sets the keys of `over` in `object`, and those of `text_config` and `vision_config` in theirs.
+pub(crate) fn lay_over(object: &mut Map<String, Value>, over: Map<String, Value>) {
+    for (key, value) in over {
+        let inner = matches!(key.as_str(), "text_config" | "vision_config");
+        match (object.get_mut(&key), value) {
+            (Some(Value::Object(below)), Value::Object(above)) if inner => below.extend(above),
+            (_, value) => {
+                object.insert(key, value);
+            }
+        }
+    }
+}
+
 /// Content of a file that has at most `max` bytes, read without trusting its declared size.
 pub(crate) fn read_limited(file: &Path, max: Bytes) -> Result<Vec<u8>, ConfigError> {
     let error = |source| ConfigError::Read { file: file.to_owned(), source };

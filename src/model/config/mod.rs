@@ -152,6 +152,22 @@ impl ModelConfig {
         Self::from_object(&fields::read_object(&file)?, &file)
     }
 
+    /// Reads another file of settings for a checkpoint folder: in place of `config.json` if it has a
+    /// `model_type`, else its keys lie over those of `config.json`, and the keys of its
+    /// `text_config` and `vision_config` over those of the same objects there.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`]; errors of values name `file`.
+    pub fn load_over(folder: &Path, file: &Path) -> Result<Self, ConfigError> {
+        let over = fields::read_object(file)?;
+        if over.contains_key("model_type") {
+            return Self::from_object(&over, file);
+        }
+        let mut object = fields::read_object(&folder.join(CONFIG_FILE))?;
+        fields::lay_over(&mut object, over);
+        Self::from_object(&object, file)
+    }
+
     /// Reads the content of a `config.json`; `file` is the name that errors show.
     ///
     /// # Errors
