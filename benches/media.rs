@@ -116,7 +116,7 @@ fn whole(criterion: &mut Criterion, jpeg: &[u8]) {
         bencher.iter(|| processor.process(0, black_box(&conversation), OPTIONS).unwrap());
     });
     let processed = processor.process(0, &conversation, OPTIONS).unwrap();
-    let prepared = processed.images[0].prepared.as_ref().unwrap();
+    let prepared = processed.media[0].prepared.as_ref().unwrap();
     group.bench_function("pixel_values/1316x728", |bencher| {
         bencher.iter(|| processor.preprocessor().pixel_values(black_box(prepared)));
     });

@@ -126,8 +126,9 @@ pub(crate) fn answer(
         "finish_reason": completion.finish_reason.name(),
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
-            "text_tokens": usage.prompt_tokens - usage.image_tokens,
+            "text_tokens": usage.prompt_tokens - usage.image_tokens - usage.video_tokens,
             "image_tokens": usage.image_tokens,
+            "video_tokens": usage.video_tokens,
             "completion_tokens": usage.completion_tokens,
         },
         "media": prompts::media(&usage.media),

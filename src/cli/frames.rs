@@ -1,19 +1,24 @@
 //! `qwen2vl frames`: which frames of a video are taken. No checkpoint is needed.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::json;
 
 use super::error::exit;
 use super::{CliError, Output};
-use crate::media::FrameSampling;
+use crate::media::{Decoding, FrameSampling, FrameWishes, Limits, Source, Video, VideoSource};
 
 /// Arguments of `frames`.
 #[derive(Debug, Args)]
 pub(crate) struct FramesArgs {
+    /// A video: an animated GIF, WebP or PNG, or a folder of frames
+    #[arg(value_name = "FILE", required_unless_present = "total", conflicts_with = "total")]
+    file: Option<PathBuf>,
     /// Frames of a video that is not at hand
     #[arg(long, value_name = "N")]
-    total: usize,
-    /// Frames a second of that video
+    total: Option<usize>,
+    /// Frames a second of a video that does not say
     #[arg(long, value_name = "F")]
     source_fps: Option<f64>,
     /// Frames in a temporal patch
@@ -47,31 +52,41 @@ pub(crate) struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    /// The flags over what is set without them.
-    pub(crate) fn over(&self, base: FrameSampling) -> FrameSampling {
-        // One of the two ways replaces the other.
-        let chosen = self.fps.is_some() || self.num_frames.is_some();
-        FrameSampling {
-            fps: if chosen { self.fps } else { base.fps },
-            num_frames: if chosen { self.num_frames } else { base.num_frames },
-            min_frames: self.min_frames.unwrap_or(base.min_frames),
-            max_frames: self.max_frames.unwrap_or(base.max_frames),
-            start: self.start.or(base.start),
-            end: self.end.or(base.end),
+    /// What the flags say.
+    pub(crate) fn wishes(&self) -> FrameWishes {
+        FrameWishes {
+            fps: self.fps,
+            num_frames: self.num_frames,
+            min_frames: self.min_frames,
+            max_frames: self.max_frames,
+            start: self.start,
+            end: self.end,
         }
     }
 }
 
 /// Prints the indices, one a line, or one JSON document.
 pub(crate) fn run(arguments: &FramesArgs, out: &mut Output) -> Result<u8, CliError> {
-    let sampling = arguments.sampling.over(FrameSampling::default());
-    let (total, rate) = (arguments.total, arguments.source_fps);
+    let sampling = arguments.sampling.wishes().over(FrameSampling::default());
     let patch = usize::from(arguments.temporal_patch_size);
-    // Without a file, what the reference answers, its last index past the end included.
-    let indices = if sampling.start.is_some() || sampling.end.is_some() {
-        sampling.choose(total, rate, patch)?
-    } else {
-        sampling.indices(total, rate, patch)?
+    let (total, rate, indices) = match &arguments.file {
+        Some(path) => {
+            let source = VideoSource::File(Source::Path(path.clone()));
+            let video = Video::open(&source, Decoding::default(), &Limits::default())?;
+            let video = video.with_fps(arguments.source_fps);
+            let (total, rate) = (video.frames(), video.fps());
+            (total, rate, sampling.choose(total, rate, patch)?)
+        }
+        None => {
+            let (total, rate) = (arguments.total.unwrap_or_default(), arguments.source_fps);
+            // Without a file, what the reference answers, an index past the last frame included.
+            let indices = if sampling.start.is_some() || sampling.end.is_some() {
+                sampling.choose(total, rate, patch)?
+            } else {
+                sampling.indices(total, rate, patch)?
+            };
+            (total, rate, indices)
+        }
     };
     if out.is_json() {
         let seconds =

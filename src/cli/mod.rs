@@ -11,6 +11,7 @@ mod frames;
 mod generate;
 mod inspect;
 mod interrupt;
+mod media_flags;
 mod output;
 mod process;
 mod prompts;

@@ -11,7 +11,7 @@ use super::error::exit;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
 use crate::engine::MediaUse;
-use crate::prompt::{Batch, ImageInput, Padding, PaddingSide, Processed, Processor};
+use crate::prompt::{Batch, MediaInput, Padding, PaddingSide, Processed, Processor};
 
 /// Arguments of `process`.
 #[derive(Debug, Args)]
@@ -94,8 +94,8 @@ pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliEr
         tensors.push(Tensor { name, dtype: Dtype::I64, shape, data });
     }
     save(&tensors, arguments)?;
-    let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
-    let media: Vec<MediaUse> = images.iter().map(|image| MediaUse::from(*image)).collect();
+    let media = rows.iter().flat_map(|row| &row.media);
+    let media: Vec<MediaUse> = media.map(MediaUse::from).collect();
     let found = warnings::of(&media, rows.iter().map(|row| row.escaped).sum());
     warnings::print(&found, out);
     if out.is_json() {
@@ -133,24 +133,32 @@ fn tensors(processor: &Processor, rows: &[Processed], batch: &Batch) -> Vec<Tens
             data: long(&mut batch.attention_mask.iter().map(|mask| i64::from(*mask))),
         },
     ];
-    let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
-    if images.is_empty() {
-        return tensors;
+    let images: Vec<&MediaInput> = rows.iter().flat_map(Processed::images).collect();
+    let videos: Vec<&MediaInput> = rows.iter().flat_map(Processed::videos).collect();
+    for (names, media) in [
+        (["pixel_values", "image_grid_thw"], images),
+        (["pixel_values_videos", "video_grid_thw"], videos),
+    ] {
+        if media.is_empty() {
+            continue;
+        }
+        let sides = media.iter().flat_map(|medium| [medium.grid.t, medium.grid.h, medium.grid.w]);
+        let data = long(&mut sides.map(|side| i64::try_from(side).unwrap_or(i64::MAX)));
+        let shape = vec![media.len(), 3];
+        let grids = Tensor { name: names[1], dtype: Dtype::I64, shape, data };
+        let mut pixels = Vec::new();
+        let mut count = 0;
+        for values in media.iter().filter_map(|medium| processor.pixel_values(medium)) {
+            pixels.reserve_exact(values.len() * size_of::<f32>());
+            values.iter().for_each(|value| pixels.extend_from_slice(&value.to_le_bytes()));
+            count += values.len();
+        }
+        let patches = media.iter().filter_map(|medium| medium.grid.patch_rows());
+        let patches: usize = patches.map(|rows| rows.0).sum();
+        let shape = vec![patches, count.checked_div(patches).unwrap_or(0)];
+        tensors.push(Tensor { name: names[0], dtype: Dtype::F32, shape, data: pixels });
+        tensors.push(grids);
     }
-    let sides = images.iter().flat_map(|image| [image.grid.t, image.grid.h, image.grid.w]);
-    let data = long(&mut sides.map(|side| i64::try_from(side).unwrap_or(i64::MAX)));
-    let prepared = images.iter().filter_map(|image| image.prepared.as_ref());
-    let mut pixels = Vec::new();
-    for prepared in prepared {
-        let values = processor.preprocessor().pixel_values(prepared);
-        pixels.reserve_exact(values.len() * size_of::<f32>());
-        values.iter().for_each(|value| pixels.extend_from_slice(&value.to_le_bytes()));
-    }
-    let width = processor.preprocessor().row_values();
-    let shape = vec![pixels.len() / (width * size_of::<f32>()), width];
-    tensors.push(Tensor { name: "pixel_values", dtype: Dtype::F32, shape, data: pixels });
-    let (name, dtype, shape) = ("image_grid_thw", Dtype::I64, vec![images.len(), 3]);
-    tensors.push(Tensor { name, dtype, shape, data });
     tensors
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::error::{exit, status};
+use super::frames::SamplingArgs;
 use crate::engine::{EngineBuilder, MediaUse};
 use crate::media::{Alpha, Decoding, Exif, MediaError, Resizer};
 use crate::prompt::{
@@ -157,12 +158,23 @@ pub(crate) struct PictureArgs {
     /// What becomes of transparency: dropped, or laid on white
     #[arg(long, value_name = "WHAT", default_value = "drop")]
     alpha: AlphaArg,
+    /// Least pixels of a resized frame of a video
+    #[arg(long, value_name = "N", value_parser = pixels)]
+    video_min_pixels: Option<u64>,
+    /// Most pixels of a resized frame of a video
+    #[arg(long, value_name = "N", value_parser = pixels)]
+    video_max_pixels: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
 }
 
 impl PictureArgs {
     /// The checkpoint's processor with these settings over its own.
     pub(crate) fn apply(&self, processor: Processor) -> Result<Processor, CliError> {
         let processor = processor.with_resizer(self.resize.into()).with_decoding(self.decoding());
+        let processor = processor.with_sampling(self.sampling.wishes())?;
+        let processor =
+            processor.with_video_pixels(self.video_min_pixels, self.video_max_pixels)?;
         let (min, max) = self.pixels();
         processor.with_pixels(min, max).map_err(CliError::from)
     }
@@ -170,7 +182,9 @@ impl PictureArgs {
     /// The same for an engine that is not built yet.
     pub(crate) fn configure(&self, builder: EngineBuilder) -> EngineBuilder {
         let (min, max) = self.pixels();
-        builder.resizer(self.resize.into()).decoding(self.decoding()).pixels(min, max)
+        let builder = builder.resizer(self.resize.into()).decoding(self.decoding());
+        let builder = builder.video_pixels(self.video_min_pixels, self.video_max_pixels);
+        builder.frames(self.sampling.wishes()).pixels(min, max)
     }
 
     fn pixels(&self) -> (Option<u64>, Option<u64>) {
@@ -274,17 +288,35 @@ pub(crate) fn conversations(file: &Path) -> Result<Conversations, CliError> {
         .map_err(|error| CliError::from(error).within(&file.display().to_string()))
 }
 
-/// One medium as results report it.
+/// One medium as results report it, with the settings that were used.
 fn medium(index: usize, item: &MediaUse) -> Value {
-    json!({
+    let mut medium = json!({
         "index": index,
-        "kind": "image",
+        "kind": item.kind.name(),
         "source": item.source,
         "decoded": [item.decoded.width, item.decoded.height],
         "resized": [item.resized.width, item.resized.height],
+        "min_pixels": item.budget.min,
+        "max_pixels": item.budget.max,
         "grid_thw": [item.grid.t, item.grid.h, item.grid.w],
         "tokens": item.tokens.0,
-    })
+    });
+    if let Some(frames) = &item.frames {
+        let sampling = frames.sampling;
+        medium["frames"] = json!({
+            "total": frames.total,
+            "source_fps": frames.source_fps,
+            "fps": sampling.fps,
+            "num_frames": sampling.num_frames,
+            "min_frames": sampling.min_frames,
+            "max_frames": sampling.max_frames,
+            "start": sampling.start,
+            "end": sampling.end,
+            "indices": frames.indices,
+            "timestamps": frames.timestamps(),
+        });
+    }
+    medium
 }
 
 /// The media of a prompt as results report them.

@@ -10,6 +10,7 @@ use super::{
     answers::{self, AnswerArgs},
     error::exit,
     interrupt::Interrupt,
+    media_flags::MediaFlags,
     prompts::{PictureArgs, PromptArgs},
     warnings,
 };
@@ -35,9 +36,8 @@ pub(crate) struct RunArgs {
     /// Folder of the checkpoint
     #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
-    /// A picture: PNG, JPEG, WebP, GIF or BMP; repeat it for several, in order
-    #[arg(long, value_name = "FILE")]
-    image: Vec<PathBuf>,
+    #[command(flatten)]
+    media: MediaFlags,
     /// What the model is told before the question
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -135,8 +135,7 @@ fn words(arguments: &RunArgs) -> Result<(PathBuf, String), CliError> {
 }
 
 fn request(arguments: &RunArgs, question: String) -> Request {
-    let pictures = arguments.image.iter().map(Part::image_file);
-    let parts: Vec<Part> = pictures.chain([Part::text(question)]).collect();
+    let parts: Vec<Part> = arguments.media.parts().chain([Part::text(question)]).collect();
     let system = arguments.system.iter().map(Message::system);
     let mut request = Request::chat(system.chain([Message::user(parts)]))
         .sampling(arguments.answer.sampling())
@@ -149,7 +148,12 @@ fn request(arguments: &RunArgs, question: String) -> Request {
 }
 
 fn summary(completion: &Completion, device: &str, clock: Clock) -> String {
-    let (image, new) = (completion.usage.image_tokens, completion.usage.completion_tokens);
+    let usage = &completion.usage;
+    let (image, new) = (usage.image_tokens, usage.completion_tokens);
+    let video = match usage.video_tokens {
+        0 => String::new(),
+        video => format!("video tokens {video}, "),
+    };
     let seconds = clock.elapsed().as_secs_f64();
-    format!("(device: {device}; {seconds:.1} s; image tokens {image}, new tokens {new})")
+    format!("(device: {device}; {seconds:.1} s; image tokens {image}, {video}new tokens {new})")
 }

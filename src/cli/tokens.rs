@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::error::exit;
+use super::media_flags::MediaFlags;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
 use crate::engine::MediaUse;
@@ -19,11 +20,10 @@ pub(crate) struct TokensArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Conversation, or list of conversations, as JSON
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "text"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "video", "text"])]
     messages: Option<PathBuf>,
-    /// A picture before the text; may be repeated
-    #[arg(long, value_name = "FILE")]
-    image: Vec<PathBuf>,
+    #[command(flatten)]
+    media: MediaFlags,
     /// The question
     #[arg(value_name = "PROMPT")]
     text: Option<String>,
@@ -42,12 +42,11 @@ pub(crate) struct TokensArgs {
 pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliError> {
     let conversations = match (&arguments.messages, &arguments.text) {
         (Some(file), _) => prompts::conversations(file)?,
-        (None, None) if arguments.image.is_empty() => {
+        (None, None) if arguments.media.is_empty() => {
             return Err(CliError::usage("give --messages FILE, or --image FILE and a prompt"));
         }
         (None, text) => {
-            let images = arguments.image.iter().map(Part::image_file);
-            let message = Message::user(images.chain(text.iter().map(Part::text)));
+            let message = Message::user(arguments.media.parts().chain(text.iter().map(Part::text)));
             Conversations { list: vec![Conversation::new([message])], batch: false }
         }
     };
@@ -58,16 +57,18 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
     for (index, conversation) in conversations.list.iter().enumerate() {
         let counted = processor.count(index, conversation, options)?;
         let total = counted.input_ids.len();
-        let visual: usize = counted.images.iter().map(|image| image.tokens.0).sum();
+        let image: usize = counted.images().map(|medium| medium.tokens.0).sum();
+        let video: usize = counted.videos().map(|medium| medium.tokens.0).sum();
+        let visual: usize = image + video;
         let fit = arguments.fit.map(|tokens| fit(&processor, &counted, tokens)).transpose()?;
-        let media: Vec<MediaUse> = counted.images.iter().map(MediaUse::from).collect();
+        let media: Vec<MediaUse> = counted.media.iter().map(MediaUse::from).collect();
         let found = warnings::of(&media, counted.escaped);
         warnings::print(&found, out);
         if out.is_json() {
             documents.push(json!({
-                "prompt_tokens": total, "text_tokens": total - visual, "image_tokens": visual,
-                "media": prompts::media(&media), "fitting_max_pixels": fit,
-                "warnings": warnings::document(&found),
+                "prompt_tokens": total, "text_tokens": total - visual, "image_tokens": image,
+                "video_tokens": video, "media": prompts::media(&media),
+                "fitting_max_pixels": fit, "warnings": warnings::document(&found),
             }));
         } else {
             table(&counted, total - visual, out)?;
@@ -89,7 +90,7 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
 }
 
 fn table(counted: &Processed, text: usize, out: &mut Output) -> Result<(), CliError> {
-    let width = counted.images.iter().map(|image| image.source.chars().count()).max().unwrap_or(0);
+    let width = counted.media.iter().map(|medium| medium.source.chars().count()).max().unwrap_or(0);
     let width = width.max("source".len());
     let mut row = |part: &str, source: &str, sizes: [&str; 3], tokens: &str| {
         let [decoded, resized, grid] = sizes;
@@ -98,11 +99,11 @@ fn table(counted: &Processed, text: usize, out: &mut Output) -> Result<(), CliEr
         ))
     };
     row("part", "source", ["decoded", "resized", "grid_thw"], "tokens")?;
-    for image in &counted.images {
+    for medium in &counted.media {
         let size = |size: crate::media::Size| format!("{}x{}", size.width, size.height);
-        let sizes = [size(image.decoded), size(image.resized), image.grid.to_string()];
+        let sizes = [size(medium.decoded), size(medium.resized), medium.grid.to_string()];
         let sizes = [sizes[0].as_str(), sizes[1].as_str(), sizes[2].as_str()];
-        row("image", &image.source, sizes, &image.tokens.to_string())?;
+        row(medium.kind.name(), &medium.source, sizes, &medium.tokens.to_string())?;
     }
     row("text", "-", ["-"; 3], &text.to_string())?;
     row("total", "", [""; 3], &counted.input_ids.len().to_string())
@@ -110,7 +111,8 @@ fn table(counted: &Processed, text: usize, out: &mut Output) -> Result<(), CliEr
 
 /// The largest max_pixels, in whole visual tokens, with which the prompt fits.
 fn fit(processor: &Processor, counted: &Processed, tokens: usize) -> Result<u64, CliError> {
-    let visual: usize = counted.images.iter().map(|image| image.tokens.0).sum();
+    // Videos have bounds of their own.
+    let visual: usize = counted.images().map(|medium| medium.tokens.0).sum();
     let text = counted.input_ids.len() - visual;
     let preprocessor = processor.preprocessor();
     let factor = preprocessor.patch_size() * preprocessor.merge_size();
@@ -120,7 +122,7 @@ fn fit(processor: &Processor, counted: &Processed, tokens: usize) -> Result<u64,
         let limited =
             preprocessor.clone().with_budget(Some(min.min(max_pixels)), Some(max_pixels))?;
         let mut sum = text;
-        for image in &counted.images {
+        for image in counted.images() {
             let grid = limited.grid(1, limited.resized(image.decoded)?);
             sum += grid.merged_tokens(preprocessor.merge_size()).map_or(usize::MAX - sum, |t| t.0);
         }
@@ -134,7 +136,7 @@ fn fit(processor: &Processor, counted: &Processed, tokens: usize) -> Result<u64,
     }
     if fits == 0 {
         let what =
-            format!("no --max-pixels makes the prompt fit {tokens} tokens: text takes {text}");
+            format!("no --max-pixels makes the prompt fit {tokens} tokens: the rest takes {text}");
         return Err(CliError::new("context_length_exceeded", exit::INPUT, what));
     }
     Ok(fits * area)

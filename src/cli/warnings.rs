@@ -78,7 +78,8 @@ fn of_medium(item: &MediaUse) -> Vec<Warning> {
 mod tests {
     use super::*;
     use crate::{
-        media::Size,
+        media::{PixelBudget, Size},
+        prompt::MediaKind,
         units::{GridThw, Tokens},
     };
 
@@ -108,7 +109,10 @@ mod tests {
         for (decoded, resized, tokens, turned, alpha_dropped, codes) in CASES {
             let size = |[height, width]: [usize; 2]| Size { height, width };
             let item = MediaUse {
+                kind: MediaKind::Image,
                 source: "a.png".into(),
+                budget: PixelBudget { min: 1, max: 2 },
+                frames: None,
                 decoded: size(*decoded),
                 resized: size(*resized),
                 grid: GridThw { t: 1, h: 2, w: 2 },

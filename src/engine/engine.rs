@@ -10,10 +10,11 @@ use super::{
     generation::MediaUse,
     plan::{MAX_BATCH, PREFILL_CHUNK, Wishes},
     step::{Core, Stats, Submission},
+    visual,
 };
 use crate::{
     device::{Device, DeviceChoice},
-    media::{Decoding, Resizer},
+    media::{Decoding, FrameWishes, Resizer},
     model::{
         Model, ModelOptions,
         checkpoint::Checkpoint,
@@ -22,7 +23,7 @@ use crate::{
         positions::{self, Grids},
         workspace::Workspace,
     },
-    prompt::{Grounding, Processed, Processor},
+    prompt::{Grounding, MediaKind, Processed, Processor},
     units::{FloatType, GridThw, Tokens},
 };
 
@@ -44,6 +45,8 @@ pub struct EngineBuilder {
     decoding: Decoding,
     grounding: Grounding,
     chat_template: Option<String>,
+    video_pixels: (Option<u64>, Option<u64>),
+    frames: FrameWishes,
 }
 
 /// A loaded checkpoint. Cheap to clone: all clones share one device and its memory.
@@ -109,6 +112,20 @@ impl EngineBuilder {
         self
     }
 
+    /// How frames of videos are chosen that do not say themselves, over what the checkpoint says.
+    #[must_use]
+    pub fn frames(mut self, wishes: FrameWishes) -> Self {
+        self.frames = wishes;
+        self
+    }
+
+    /// Bounds of each resized frame of a video in pixels, each over the checkpoint's.
+    #[must_use]
+    pub fn video_pixels(mut self, min: Option<u64>, max: Option<u64>) -> Self {
+        self.video_pixels = (min, max);
+        self
+    }
+
     /// Bounds of resized pictures in pixels, each over the checkpoint's.
     #[must_use]
     pub fn pixels(mut self, min: Option<u64>, max: Option<u64>) -> Self {
@@ -158,6 +175,9 @@ impl EngineBuilder {
             Some(resizer) => processor.with_resizer(resizer),
             None => processor,
         };
+        let processor = processor.with_sampling(self.frames)?;
+        let (min, max) = self.video_pixels;
+        let processor = processor.with_video_pixels(min, max)?;
         let device = Device::open(self.device)?;
         let software = device.located().software;
         let wishes = Wishes {
@@ -166,7 +186,10 @@ impl EngineBuilder {
             prefill_chunk: self.prefill_chunk,
             memory: self.memory.unwrap_or_else(|| MemoryLimit::of_device(software)),
             free: device.memory()?.free,
-            max_pixels: processor.preprocessor().budget().max,
+            max_pixels: {
+                let frame = processor.video_preprocessor().frame().budget();
+                processor.preprocessor().budget().max.max(frame.max)
+            },
             dtype: FloatType::Bf16,
         };
         let plan = MemoryPlan::new(&config, wishes)?;
@@ -214,6 +237,8 @@ impl Engine {
             decoding: Decoding::default(),
             grounding: Grounding::default(),
             chat_template: None,
+            video_pixels: (None, None),
+            frames: FrameWishes::default(),
         }
     }
 
@@ -278,7 +303,7 @@ impl Engine {
         let left = limit.0.saturating_sub(prompt.0);
         let too_long = |max_new| EngineError::ContextLength {
             prompt,
-            image: Tokens(usage.image_tokens),
+            image: Tokens(usage.image_tokens + usage.video_tokens),
             max_new,
             limit,
         };
@@ -302,10 +327,11 @@ impl Engine {
     /// A picture may have a budget of its own, above the one that the workspace is planned for.
     fn check_pictures(&self, processed: &Processed) -> Result<(), EngineError> {
         let limit = self.shared.plan.limits().patch_rows;
-        for image in &processed.images {
-            let patches = image.grid.patch_rows().map_or(usize::MAX, |rows| rows.0);
+        for medium in &processed.media {
+            // The tower sees a video in stretches: one temporal patch is all that must fit.
+            let patches = medium.grid.frame_rows().map_or(usize::MAX, |rows| rows.0);
             if patches > limit {
-                let source_name = image.source.clone();
+                let source_name = medium.source.clone();
                 return Err(EngineError::PictureTooLarge { source_name, patches, limit });
             }
         }
@@ -319,23 +345,22 @@ impl Engine {
         max_new: Tokens,
     ) -> Result<Submission, EngineError> {
         let shared = &self.shared;
-        let images: Vec<GridThw> = processed.images.iter().map(|image| image.grid).collect();
-        let grids = Grids { images: &images, videos: &[] };
-        let placed = positions::sequence(&shared.config, &processed.input_ids, grids)
+        let grids = |kind: MediaKind| -> Vec<GridThw> {
+            let media = processed.media.iter().filter(|medium| medium.kind == kind);
+            media.map(|medium| medium.grid).collect()
+        };
+        let (images, videos) = (grids(MediaKind::Image), grids(MediaKind::Video));
+        let grids = Grids { images: &images, videos: &videos };
+        let ids = processed.input_ids.clone();
+        let placed = positions::sequence(&shared.config, &ids, grids)
             .map_err(crate::model::ModelError::from)?;
-        let mut next = 0;
-        let mut visual = Vec::with_capacity(processed.input_ids.len());
-        for id in &processed.input_ids {
-            let is_placeholder = *id == shared.config.tokens.image;
-            visual.push(if is_placeholder { next } else { -1 });
-            next += i32::from(is_placeholder);
-        }
-        let items = processed.images.into_iter().filter_map(|image| image.prepared).collect();
+        let visual = visual::rows(shared.config.tokens, &ids);
+        let items = visual::inputs(&shared.processor, processed);
         let first = shared.plan.rope().first_row(placed.span());
         let first = first.and_then(|row| i32::try_from(row).ok());
         let first = first.ok_or_else(|| EngineError::internal("no rotary block".to_owned()))?;
         Ok(Submission {
-            ids: processed.input_ids,
+            ids,
             positions: placed.axes.map(|axis| axis.into_iter().map(|p| p + first).collect()),
             next_position: placed.next,
             visual,
@@ -356,10 +381,14 @@ fn byte_values(processor: &Processor) -> Result<[[f32; 256]; 3], EngineError> {
 }
 
 fn usage(processed: &Processed) -> Usage {
-    let media: Vec<MediaUse> = processed.images.iter().map(MediaUse::from).collect();
+    let media: Vec<MediaUse> = processed.media.iter().map(MediaUse::from).collect();
+    let tokens = |kind: MediaKind| {
+        media.iter().filter(|item| item.kind == kind).map(|item| item.tokens.0).sum()
+    };
     Usage {
         prompt_tokens: processed.input_ids.len(),
-        image_tokens: media.iter().map(|item| item.tokens.0).sum(),
+        image_tokens: tokens(MediaKind::Image),
+        video_tokens: tokens(MediaKind::Video),
         completion_tokens: 0,
         escaped: processed.escaped,
         media,

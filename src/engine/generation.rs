@@ -8,8 +8,8 @@ use std::{
 
 use super::{EngineError, FinishReason, Timings, engine::Shared, step::Outcome, timing};
 use crate::{
-    media::Size,
-    prompt::{Detokenizer, ImageInput},
+    media::{PixelBudget, Size},
+    prompt::{Detokenizer, MediaInput, MediaKind, SampledFrames},
     units::{GridThw, SequenceId, TokenId, Tokens},
 };
 
@@ -37,29 +37,35 @@ pub struct Token {
 }
 
 /// Tokens of a request by kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
     /// All tokens of the prompt.
     pub prompt_tokens: usize,
     /// Those of them that stand for pictures.
     pub image_tokens: usize,
+    /// Those of them that stand for videos.
+    pub video_tokens: usize,
     /// Tokens of the answer, the end token included.
     pub completion_tokens: usize,
     /// Strings of control tokens in messages that were taken as text.
     pub escaped: usize,
-    /// Each picture.
+    /// Each picture and video, in order.
     pub media: Vec<MediaUse>,
 }
 
-/// One picture of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One picture or video of a request, with the settings that were used for it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct MediaUse {
+    /// Picture or video.
+    pub kind: MediaKind,
     /// Path or size of its source.
     pub source: String,
     /// Height and width before the resize.
     pub decoded: Size,
     /// Height and width as the model saw it.
     pub resized: Size,
+    /// Bounds of the resize.
+    pub budget: PixelBudget,
     /// In patches.
     pub grid: GridThw,
     /// Visual tokens.
@@ -68,13 +74,16 @@ pub struct MediaUse {
     pub turned: bool,
     /// Whether transparency was dropped from it.
     pub alpha_dropped: bool,
+    /// Which frames were taken of a video.
+    pub frames: Option<SampledFrames>,
 }
 
-impl From<&ImageInput> for MediaUse {
-    fn from(image: &ImageInput) -> Self {
-        let ImageInput { decoded, resized, grid, tokens, turned, alpha_dropped, .. } = *image;
-        let source = image.source.clone();
-        Self { source, decoded, resized, grid, tokens, turned, alpha_dropped }
+impl From<&MediaInput> for MediaUse {
+    fn from(input: &MediaInput) -> Self {
+        let MediaInput { kind, decoded, resized, budget, grid, tokens, .. } = *input;
+        let (turned, alpha_dropped) = (input.turned, input.alpha_dropped);
+        let (source, frames) = (input.source.clone(), input.frames.clone());
+        Self { kind, source, decoded, resized, budget, grid, tokens, turned, alpha_dropped, frames }
     }
 }
 

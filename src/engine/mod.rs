@@ -15,6 +15,7 @@ mod scheduler;
 mod sequence;
 mod step;
 mod timing;
+mod visual;
 
 pub use engine::{Engine, EngineBuilder};
 pub use error::EngineError;

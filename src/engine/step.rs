@@ -14,14 +14,13 @@ use super::{
     scheduler::{RowRanges, Share, shares},
     sequence::{FinishReason, Phase, Sequence},
     timing::Clock,
+    visual::{self, VisualInput},
 };
 use crate::{
     device::{Counts, Device, FloatView},
-    media::Prepared,
     model::{
         Model,
         decoder::DecoderStep,
-        vision::{Pixels, VisionItem},
         workspace::{Part, Workspace},
     },
     ops::{
@@ -41,8 +40,8 @@ pub(crate) struct Submission {
     pub(crate) next_position: i32,
     /// For each prompt token its place among the visual tokens, or -1.
     pub(crate) visual: Vec<i32>,
-    /// Pictures in the order of their placeholders.
-    pub(crate) items: Vec<Prepared>,
+    /// Pictures, then videos, in the order of their placeholders.
+    pub(crate) items: Vec<VisualInput>,
     pub(crate) chosen: Chosen,
     pub(crate) max_new: Tokens,
     pub(crate) eos: Vec<TokenId>,
@@ -86,8 +85,8 @@ pub(crate) struct Core {
     /// The host's copy of the sampler's bitmap.
     bitmap: Vec<u32>,
     sequences: BTreeMap<SequenceId, Sequence>,
-    /// Pictures of sequences that the tower has not seen.
-    items: BTreeMap<SequenceId, Vec<Prepared>>,
+    /// Media of sequences that the tower has not seen.
+    items: BTreeMap<SequenceId, Vec<VisualInput>>,
     outbox: BTreeMap<SequenceId, VecDeque<Result<Outcome, EngineError>>>,
     spent: BTreeMap<SequenceId, (Duration, Duration)>,
     next: usize,
@@ -266,13 +265,14 @@ impl Core {
         Ok(())
     }
 
-    /// Runs the tower over the pictures of a sequence, once.
+    /// Runs the tower over the media of a sequence, once.
     fn see(&mut self, id: SequenceId) -> Result<(), EngineError> {
         let items = self.items.remove(&id).unwrap_or_default();
         let row = self.sequences.get(&id).and_then(|sequence| sequence.image_row);
         let Some(row) = row.filter(|_| !items.is_empty()) else { return Ok(()) };
         let clock = Clock::start();
-        let items: Vec<VisionItem<'_>> = items.iter().map(item).collect();
+        let temporal = self.model.config().vision.temporal_patch_size;
+        let items = visual::items(&items, self.plan.limits().patch_rows, temporal);
         let observe = &mut |_: &str, _: FloatView<'_>, _: usize| Ok(());
         self.model.see(&self.device, &mut self.workspace, &items, row, observe)?;
         self.device.synchronize()?;
@@ -445,14 +445,6 @@ impl Core {
 /// Whether the sampler reads the tokens of a sequence.
 fn needs_history(chosen: &Chosen) -> bool {
     chosen.repetition_penalty.to_bits() != 1.0f32.to_bits()
-}
-
-/// A prepared picture as the tower takes it.
-pub(super) fn item(prepared: &Prepared) -> VisionItem<'_> {
-    let frames = &prepared.frames;
-    let pixels =
-        Pixels::Frames { data: frames.data(), frames: frames.count(), pitch: frames.row_pitch() };
-    VisionItem { pixels, grid: prepared.grid }
 }
 
 /// Puts the packed rows of a step into the staging buffer; the caller adds its own parts and sends.

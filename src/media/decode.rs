@@ -261,7 +261,7 @@ impl<'a> Opened<'a> {
     }
 }
 
-fn allowed(bytes: u64) -> image::Limits {
+pub(super) fn allowed(bytes: u64) -> image::Limits {
     let mut limits = image::Limits::no_limits();
     limits.max_alloc = Some(bytes);
     limits
@@ -269,17 +269,21 @@ fn allowed(bytes: u64) -> image::Limits {
 
 /// Content of the first chunk of a kind in a RIFF file, if all of it is there.
 fn riff_chunk<'a>(bytes: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
+    riff_chunks(bytes).find(|(found, _)| *found == kind).map(|(_, content)| content)
+}
+
+/// Kind and content of each whole chunk of a RIFF file, in order.
+pub(super) fn riff_chunks(bytes: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
     const HEADER: usize = 12; // RIFF, its size, WEBP
-    let mut rest = bytes.get(HEADER..)?;
-    loop {
-        let (found, after) = rest.split_first_chunk::<4>()?;
+    let mut rest = bytes.get(HEADER..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (kind, after) = rest.split_first_chunk::<4>()?;
         let (size, after) = after.split_first_chunk::<4>()?;
         let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
-        if found == kind {
-            return after.get(..size);
-        }
-        rest = after.get(size.checked_next_multiple_of(2)?..)?;
-    }
+        let content = after.get(..size)?;
+        rest = after.get(size.checked_next_multiple_of(2)?..).unwrap_or_default();
+        Some((kind, content))
+    })
 }
 
 /// EXIF counts, and where it has none, XMP, as in Pillow. What is unreadable is none.
@@ -418,7 +422,7 @@ fn turned(picture: Rgb8, turn: Orientation) -> Rgb8 {
     Rgb8 { size, data }
 }
 
-fn failed(format: Format, error: image::ImageError) -> MediaError {
+pub(super) fn failed(format: Format, error: image::ImageError) -> MediaError {
     MediaError::Decode { format, source: Box::new(error) }
 }
 

@@ -1,4 +1,4 @@
-//! A GIF whose first frame is not its screen.
+//! The blocks of a GIF: a first frame that is not its screen, and the number of frames.
 //!
 //! Where the frame is smaller Pillow fills the screen with the frame's transparent colour, without
 //! one with colour 0; the decoder of the `image` crate leaves zeros there. Where the frame reaches
@@ -89,6 +89,45 @@ pub(super) fn widened(bytes: &[u8]) -> Cow<'_, [u8]> {
         sides.copy_from_slice(&[wide.0.to_le_bytes(), wide.1.to_le_bytes()].concat());
     }
     Cow::Owned(bytes)
+}
+
+/// Whole frames, and hundredths of a second that they are shown together.
+pub(super) fn count(bytes: &[u8]) -> Option<(usize, u64)> {
+    let mut rest = bytes.get(10..)?;
+    let screen = *take(&mut rest, 3)?.first()?;
+    palette(&mut rest, screen)?;
+    let (mut frames, mut centiseconds, mut delay) = (0_usize, 0_u64, 0_u16);
+    while let Some(kind) = block(&mut rest, &mut delay) {
+        if kind == IMAGE {
+            frames = frames.checked_add(1)?;
+            centiseconds = centiseconds.checked_add(delay.into())?;
+            delay = 0;
+        }
+    }
+    Some((frames, centiseconds))
+}
+
+/// Steps over a block; none at the end of the file, or of what is whole of it.
+fn block(rest: &mut &[u8], delay: &mut u16) -> Option<u8> {
+    let kind = *take(rest, 1)?.first()?;
+    let label = match kind {
+        EXTENSION => *take(rest, 1)?.first()?,
+        IMAGE => {
+            let flags = *take(rest, 9)?.last()?;
+            palette(rest, flags)?;
+            take(rest, 1)?; // width of the first codes
+            0
+        }
+        _ => return None,
+    };
+    loop {
+        let length = usize::from(*take(rest, 1)?.first()?);
+        match (label, take(rest, length)?) {
+            (_, []) => return Some(kind),
+            (GRAPHIC_CONTROL, &[_, low, high, _]) => *delay = u16::from_le_bytes([low, high]),
+            _ => {}
+        }
+    }
 }
 
 const EXTENSION: u8 = 0x21;

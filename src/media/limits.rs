@@ -2,7 +2,7 @@
 
 use super::{MediaError, Size};
 
-/// Limits on one picture, checked on declared sizes before memory is taken.
+/// Limits on one picture or video, checked on declared sizes before memory is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the encoded picture.
@@ -13,12 +13,30 @@ pub struct Limits {
     pub side: u64,
     /// Scans of a progressive JPEG.
     pub jpeg_scans: usize,
+    /// Bytes of a video file.
+    pub video_bytes: u64,
+    /// Frames of a video, those that are not taken too.
+    pub frames_read: usize,
+    /// Frames taken of a video.
+    pub frames_kept: usize,
+    /// Pixels of all resized frames of a video.
+    pub video_pixels: u64,
 }
 
-/// The command line's and the library's: 256 MiB, twice Pillow's bomb threshold, 65,535, 1,000.
+/// The command line's and the library's: 256 MiB, twice Pillow's bomb threshold, 65,535, 1,000;
+/// videos of 4 GiB and a million frames, of which 768, or 2^29 resized pixels, are held.
 impl Default for Limits {
     fn default() -> Self {
-        Self { encoded_bytes: 256 << 20, pixels: 178_956_970, side: 65_535, jpeg_scans: 1_000 }
+        Self {
+            encoded_bytes: 256 << 20,
+            pixels: 178_956_970,
+            side: 65_535,
+            jpeg_scans: 1_000,
+            video_bytes: 4 << 30,
+            frames_read: 1_000_000,
+            frames_kept: 768,
+            video_pixels: 1 << 29,
+        }
     }
 }
 
@@ -35,6 +53,18 @@ impl Limits {
         }
         check("side of a picture in pixels", wide(size.height.max(size.width)), self.side)?;
         check("decoded picture in pixels", size.pixels().map_or(u64::MAX, wide), self.pixels)
+    }
+
+    /// Refuses a video of too many frames.
+    pub(crate) fn check_frames_read(&self, frames: usize) -> Result<(), MediaError> {
+        check("frames of a video", wide(frames), wide(self.frames_read))
+    }
+
+    /// Refuses a video of which too much is taken.
+    pub(crate) fn check_kept(&self, frames: usize, resized: Size) -> Result<(), MediaError> {
+        check("frames taken of a video", wide(frames), wide(self.frames_kept))?;
+        let pixels = resized.pixels().and_then(|pixels| pixels.checked_mul(frames));
+        check("resized video in pixels", pixels.map_or(u64::MAX, wide), self.video_pixels)
     }
 
     /// Refuses a resized size that is too large to hold: budgets come from requests and files.

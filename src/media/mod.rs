@@ -7,6 +7,7 @@
 //! processor gives them. Nothing here knows of prompts, tokens or devices. Every byte that comes in
 //! is hostile: sizes are checked on declared values before memory is taken.
 
+mod animation;
 mod decode;
 mod gif;
 mod jpeg;
@@ -19,6 +20,8 @@ mod resize_pillow;
 mod sampling;
 mod smart_resize;
 mod source;
+mod video;
+mod video_preprocessor;
 
 use std::path::PathBuf;
 
@@ -28,9 +31,11 @@ pub use normalize::Normalization;
 pub use patches::{Frames, PATCH_ROW_PITCH, patch_rows};
 pub use preprocessor::{Prepared, Preprocessor, Resizer};
 pub use resize::Filter;
-pub use sampling::FrameSampling;
+pub use sampling::{FrameSampling, FrameWishes};
 pub use smart_resize::{PixelBudget, smart_resize};
 pub use source::Source;
+pub use video::{Video, VideoSource};
+pub use video_preprocessor::VideoPreprocessor;
 
 /// Height and width in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -204,6 +209,24 @@ pub enum MediaError {
         /// Size of frame 0.
         expected: Size,
     },
+    /// A frame of a list that cannot be used.
+    #[error("frame {frame}")]
+    Frame {
+        /// Index of the frame.
+        frame: usize,
+        /// Why.
+        #[source]
+        source: Box<MediaError>,
+    },
+    /// A list or a folder without a picture.
+    #[error("a video needs at least one frame")]
+    EmptyVideo,
+    /// A video that ends before its headers say.
+    #[error("frame {frame} is missing: the video ends before it")]
+    FrameMissing {
+        /// Index of the frame.
+        frame: usize,
+    },
     /// A rate and a number of frames together.
     #[error("num_frames and fps are mutually exclusive: give one of them")]
     SamplingChoice,
@@ -284,6 +307,7 @@ impl MediaError {
             Self::SamplingChoice | Self::Sampling { .. } | Self::NoRate => "invalid_request",
             Self::TooManyFrames { .. } | Self::NoFrames { .. } => "invalid_request",
             Self::Limit { .. } => "limit_exceeded",
+            Self::Frame { source, .. } => source.code(),
             Self::UnsupportedFormat { .. } | Self::UnsupportedConfig { .. } => "unsupported",
             Self::ConfigJson { .. } | Self::Config { .. } => "checkpoint_invalid",
             _ => "media_invalid",

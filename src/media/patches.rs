@@ -23,25 +23,36 @@ impl Frames {
     /// [`MediaError::FrameSize`] where one differs; [`MediaError::Empty`] for none.
     pub fn new(frames: &[Rgb8]) -> Result<Self, MediaError> {
         let empty = MediaError::Empty { size: Size { height: 0, width: 0 } };
-        let size = frames.first().ok_or(empty)?.size();
-        let pitch = pitch(size);
-        let mut data = vec![0; frames.len() * 3 * size.height * pitch];
-        for (index, frame) in frames.iter().enumerate() {
-            if frame.size() != size {
-                let found = frame.size();
-                return Err(MediaError::FrameSize { frame: index, found, expected: size });
-            }
-            for channel in 0..3 {
-                let plane = &mut data[(index * 3 + channel) * size.height * pitch..];
-                let rows = plane.chunks_exact_mut(pitch);
-                for (to, from) in rows.zip(frame.data().chunks_exact(size.width * 3)) {
-                    for (value, pixel) in to.iter_mut().zip(from.chunks_exact(3)) {
-                        *value = pixel[channel];
-                    }
+        let mut this = Self::empty(frames.first().ok_or(empty)?.size(), frames.len());
+        frames.iter().try_for_each(|frame| this.push(frame))?;
+        Ok(this)
+    }
+
+    /// Room for `capacity` frames of a size.
+    pub(super) fn empty(size: Size, capacity: usize) -> Self {
+        let data = Vec::with_capacity(capacity * 3 * size.height * pitch(size));
+        Self { count: 0, size, data }
+    }
+
+    /// Adds a frame.
+    pub(super) fn push(&mut self, frame: &Rgb8) -> Result<(), MediaError> {
+        if frame.size() != self.size {
+            let (found, expected) = (frame.size(), self.size);
+            return Err(MediaError::FrameSize { frame: self.count, found, expected });
+        }
+        let (pitch, plane_bytes) = (self.row_pitch(), self.plane_bytes());
+        let start = self.data.len();
+        self.data.resize(start + 3 * plane_bytes, 0);
+        for (channel, plane) in self.data[start..].chunks_exact_mut(plane_bytes).enumerate() {
+            let rows = plane.chunks_exact_mut(pitch);
+            for (to, from) in rows.zip(frame.data().chunks_exact(self.size.width * 3)) {
+                for (value, pixel) in to.iter_mut().zip(from.chunks_exact(3)) {
+                    *value = pixel[channel];
                 }
             }
         }
-        Ok(Self { count: frames.len(), size, data })
+        self.count += 1;
+        Ok(())
     }
 
     /// Frames stored.

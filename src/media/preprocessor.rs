@@ -54,6 +54,8 @@ pub struct Preprocessor {
     patch: usize,
     temporal_patch: usize,
     merge: usize,
+    /// Stands for the size of any picture.
+    target: Option<Size>,
 }
 
 /// A picture or clip ready for the vision tower.
@@ -82,6 +84,7 @@ impl Default for Preprocessor {
             patch: 14,
             temporal_patch: 2,
             merge: 2,
+            target: None,
         }
     }
 }
@@ -99,9 +102,13 @@ impl Preprocessor {
         let value: Value = serde_json::from_slice(bytes)
             .map_err(|source| MediaError::ConfigJson { source: Some(source) })?;
         let Value::Object(map) = value else { return Err(MediaError::ConfigJson { source: None }) };
-        let keys = Keys(&map);
+        Self::from_keys(&Keys(&map), Self::default())
+    }
+
+    /// The settings of a document over those of a class.
+    pub(super) fn from_keys(keys: &Keys<'_>, class: Self) -> Result<Self, MediaError> {
         keys.refuse_unbuilt()?;
-        let mut this = Self::default();
+        let mut this = class;
         if let Some(size) = keys.present("size") {
             let edge = |name| size.get(name).and_then(Value::as_u64);
             let (Some(min), Some(max)) = (edge("shortest_edge"), edge("longest_edge")) else {
@@ -127,7 +134,7 @@ impl Preprocessor {
         this.mean = keys.channels("image_mean")?.unwrap_or(this.mean);
         this.std = keys.channels("image_std")?.unwrap_or(this.std);
         if this.normalize && this.std.contains(&0.0) {
-            return Err(wrong("image_std", &map["image_std"], "numbers other than 0"));
+            return Err(wrong("image_std", &keys.0["image_std"], "numbers other than 0"));
         }
         this.patch = keys.positive("patch_size")?.unwrap_or(this.patch);
         this.temporal_patch = keys.positive("temporal_patch_size")?.unwrap_or(this.temporal_patch);
@@ -144,6 +151,20 @@ impl Preprocessor {
         self.budget.max = max.unwrap_or(self.budget.max);
         self.budget = self.budget.check()?;
         Ok(self)
+    }
+
+    /// The same with a budget that is known to be good.
+    pub(super) fn over_budget(mut self, budget: PixelBudget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// The same for pictures of any size as if they had `size`: what resized_height and
+    /// resized_width ask for. It is rounded and brought into the budget as a picture's own.
+    #[must_use]
+    pub fn with_target(mut self, size: Option<Size>) -> Self {
+        self.target = size;
+        self
     }
 
     /// The same with another resize and its arithmetic.
@@ -190,8 +211,8 @@ impl Preprocessor {
     /// [`MediaError::Limit`] for a budget that asks for more pixels than a decoded picture may have.
     pub fn resized(&self, size: Size) -> Result<Size, MediaError> {
         let factor = self.patch * self.merge;
-        if self.resize {
-            let resized = smart_resize(size, factor, self.budget)?;
+        if self.resize || self.target.is_some() {
+            let resized = smart_resize(self.target.unwrap_or(size), factor, self.budget)?;
             Limits::default().check_resized(resized)?;
             return Ok(resized);
         }
@@ -220,13 +241,18 @@ impl Preprocessor {
     pub fn image(&self, picture: &Rgb8) -> Result<Prepared, MediaError> {
         let decoded = picture.size();
         let resized = self.resized(decoded)?;
-        let pillow = |order| resize_pillow::resize(picture, resized, self.filter, order);
-        let frame = match self.resizer {
-            Resizer::Torchvision => resize::resize(picture, resized, self.filter)?,
-            Resizer::Pillow => pillow(PassOrder::Legacy)?,
-            Resizer::Pillow13 => pillow(PassOrder::Pillow13)?,
-        };
+        let frame = self.resize_to(picture, resized)?;
         Ok(Prepared { frames: Frames::new(&[frame])?, grid: self.grid(1, resized), decoded })
+    }
+
+    /// One frame at a size that [`Preprocessor::resized`] gave.
+    pub(super) fn resize_to(&self, picture: &Rgb8, resized: Size) -> Result<Rgb8, MediaError> {
+        let pillow = |order| resize_pillow::resize(picture, resized, self.filter, order);
+        match self.resizer {
+            Resizer::Torchvision => resize::resize(picture, resized, self.filter),
+            Resizer::Pillow => pillow(PassOrder::Legacy),
+            Resizer::Pillow13 => pillow(PassOrder::Pillow13),
+        }
     }
 
     /// `pixel_values` of prepared frames, `[t * h * w, row_values]`.
@@ -236,10 +262,10 @@ impl Preprocessor {
 }
 
 /// Typed reads of a JSON object; null counts as absent, as in the reference.
-struct Keys<'a>(&'a Map<String, Value>);
+pub(super) struct Keys<'a>(pub(super) &'a Map<String, Value>);
 
 impl Keys<'_> {
-    fn present(&self, key: &str) -> Option<&Value> {
+    pub(super) fn present(&self, key: &str) -> Option<&Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
@@ -269,7 +295,7 @@ impl Keys<'_> {
         value.as_bool().ok_or_else(|| wrong(key, value, "true or false"))
     }
 
-    fn whole(&self, key: &'static str) -> Result<Option<u64>, MediaError> {
+    pub(super) fn whole(&self, key: &'static str) -> Result<Option<u64>, MediaError> {
         let read = |value: &Value| {
             value.as_u64().ok_or_else(|| wrong(key, value, "a whole number from 0"))
         };
@@ -286,7 +312,7 @@ impl Keys<'_> {
         self.present(key).map(read).transpose()
     }
 
-    fn number(&self, key: &'static str) -> Result<Option<f64>, MediaError> {
+    pub(super) fn number(&self, key: &'static str) -> Result<Option<f64>, MediaError> {
         let read = |value: &Value| {
             let number = value.as_f64().filter(|number| number.is_finite() && *number != 0.0);
             number.ok_or_else(|| wrong(key, value, "a number other than 0"))

@@ -30,6 +30,38 @@ impl Default for FrameSampling {
     }
 }
 
+/// What a request says about frames; each over what holds without it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FrameWishes {
+    /// Frames a second of the source's time.
+    pub fps: Option<f64>,
+    /// So many frames.
+    pub num_frames: Option<u64>,
+    /// Least frames where a rate decides.
+    pub min_frames: Option<u64>,
+    /// Most frames where a rate decides.
+    pub max_frames: Option<u64>,
+    /// Seconds before the first frame that counts.
+    pub start: Option<f64>,
+    /// Seconds after which no frame counts.
+    pub end: Option<f64>,
+}
+
+impl FrameWishes {
+    /// The wishes over `base`: a rate or a number replaces both of its rate and number.
+    pub fn over(self, base: FrameSampling) -> FrameSampling {
+        let chosen = self.fps.is_some() || self.num_frames.is_some();
+        FrameSampling {
+            fps: if chosen { self.fps } else { base.fps },
+            num_frames: if chosen { self.num_frames } else { base.num_frames },
+            min_frames: self.min_frames.unwrap_or(base.min_frames),
+            max_frames: self.max_frames.unwrap_or(base.max_frames),
+            start: self.start.or(base.start),
+            end: self.end.or(base.end),
+        }
+    }
+}
+
 impl FrameSampling {
     /// Refuses values that no source could be sampled with.
     ///

@@ -5,13 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::{PromptError, Spot};
-use crate::media::{Limits, MediaError, Source};
-
-/// Keys of a media part that name its source, in the order in which they count.
-const SOURCES: [&str; 5] = ["image", "url", "path", "base64", "image_url"];
-/// Keys of a media part that are no source.
-const SETTINGS: [&str; 7] =
-    ["type", "text", "detail", "min_pixels", "max_pixels", "resized_height", "resized_width"];
+use crate::media::{MediaError, Source, VideoSource};
 
 /// Types of parts that the reference documents.
 const TYPES: [&str; 4] = ["text", "image", "image_url", "video"];
@@ -57,8 +51,15 @@ pub(super) enum Content {
 pub struct Part {
     /// What the template sees.
     pub(super) json: Map<String, Value>,
-    /// A picture that is already in memory.
-    pub(super) source: Option<Source>,
+    /// A medium that JSON does not name.
+    pub(super) held: Option<Held>,
+}
+
+/// A medium that a part holds itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Held {
+    Image(Source),
+    Video(VideoSource),
 }
 
 /// What a part is by the rules of the official template.
@@ -122,12 +123,12 @@ impl Message {
 impl Part {
     /// Text.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { json: object(json!({ "type": "text", "text": text.into() })), source: None }
+        Self { json: object(json!({ "type": "text", "text": text.into() })), held: None }
     }
 
     /// A picture.
     pub fn image(source: Source) -> Self {
-        Self { json: object(json!({ "type": "image" })), source: Some(source) }
+        Self { json: object(json!({ "type": "image" })), held: Some(Held::Image(source)) }
     }
 
     /// A picture in a file.
@@ -140,17 +141,71 @@ impl Part {
         Self::image(Source::Bytes(bytes.into()))
     }
 
-    /// Least pixels of this picture after the resize.
-    #[must_use]
-    pub fn min_pixels(mut self, pixels: u64) -> Self {
-        self.json.insert("min_pixels".into(), pixels.into());
-        self
+    /// A video: an animated picture, a folder of frames, or a list of them.
+    pub fn video(source: VideoSource) -> Self {
+        Self { json: object(json!({ "type": "video" })), held: Some(Held::Video(source)) }
     }
 
-    /// Most pixels of this picture after the resize.
+    /// A video in a file, or a folder of frames in the order of their names.
+    pub fn video_file(path: impl Into<PathBuf>) -> Self {
+        Self::video(VideoSource::File(Source::Path(path.into())))
+    }
+
+    /// A video as a list of pictures, one a frame.
+    pub fn video_frames(frames: impl IntoIterator<Item = Source>) -> Self {
+        Self::video(VideoSource::Frames(frames.into_iter().collect()))
+    }
+
+    /// Least pixels of this picture, or of a frame of this video, after the resize.
     #[must_use]
-    pub fn max_pixels(mut self, pixels: u64) -> Self {
-        self.json.insert("max_pixels".into(), pixels.into());
+    pub fn min_pixels(self, pixels: u64) -> Self {
+        self.with("min_pixels", pixels)
+    }
+
+    /// Most pixels of this picture, or of a frame of this video, after the resize.
+    #[must_use]
+    pub fn max_pixels(self, pixels: u64) -> Self {
+        self.with("max_pixels", pixels)
+    }
+
+    /// The size to resize to, before it is rounded and brought into the budget.
+    #[must_use]
+    pub fn resized(self, height: usize, width: usize) -> Self {
+        self.with("resized_height", height).with("resized_width", width)
+    }
+
+    /// Takes so many frames of a second of this video.
+    #[must_use]
+    pub fn fps(self, fps: f64) -> Self {
+        self.with("fps", fps)
+    }
+
+    /// Takes so many frames of this video.
+    #[must_use]
+    pub fn num_frames(self, frames: u64) -> Self {
+        self.with("num_frames", frames)
+    }
+
+    /// Least and most frames of this video where a rate decides.
+    #[must_use]
+    pub fn frame_limits(self, min: u64, max: u64) -> Self {
+        self.with("min_frames", min).with("max_frames", max)
+    }
+
+    /// Takes frames between two moments of this video alone, in seconds.
+    #[must_use]
+    pub fn between(self, start: f64, end: f64) -> Self {
+        self.with("start", start).with("end", end)
+    }
+
+    /// Frames a second of a list of frames.
+    #[must_use]
+    pub fn source_fps(self, fps: f64) -> Self {
+        self.with("source_fps", fps)
+    }
+
+    fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.json.insert(key.to_owned(), value.into());
         self
     }
 
@@ -187,71 +242,6 @@ impl Part {
             None => Ok(()),
         }
     }
-
-    /// The picture of an image part.
-    pub(super) fn picture(
-        &self,
-        folder: &Path,
-        spot: Spot,
-        limits: &Limits,
-    ) -> Result<Picture, PromptError> {
-        for key in self.json.keys() {
-            let known = || SOURCES.into_iter().chain(SETTINGS);
-            if !known().any(|name| name == key) {
-                let near = near(key, known());
-                return Err(PromptError::UnknownKey { spot, key: key.clone(), near });
-            }
-        }
-        for key in ["resized_height", "resized_width"] {
-            if self.json.contains_key(key) {
-                let what = "resized_height and resized_width; use min_pixels and max_pixels";
-                return Err(PromptError::Unsupported { spot, what });
-            }
-        }
-        match self.json.get("detail").and_then(Value::as_str) {
-            None | Some("auto" | "high") => {}
-            Some(_) => {
-                let what = "a detail other than auto and high; use max_pixels";
-                return Err(PromptError::Unsupported { spot, what });
-            }
-        }
-        let source = match &self.source {
-            Some(source) => source.clone(),
-            None => Source::from_text(self.source_text(spot)?, folder, limits)
-                .map_err(|source| PromptError::Media { spot, source })?,
-        };
-        let (min_pixels, max_pixels) =
-            (self.pixels("min_pixels", spot)?, self.pixels("max_pixels", spot)?);
-        Ok(Picture { source, min_pixels, max_pixels })
-    }
-
-    /// The first source key counts.
-    fn source_text(&self, spot: Spot) -> Result<&str, PromptError> {
-        let present = SOURCES.into_iter().find_map(|key| Some((key, self.json.get(key)?)));
-        let Some((key, value)) = present else {
-            let problem = "an image part needs one of image, url, path, base64, image_url";
-            return Err(PromptError::Message { spot, problem });
-        };
-        let value = value.get("url").unwrap_or(value);
-        let expected = "a path, a data: URL or base64, as a string";
-        value.as_str().ok_or_else(|| wrong(spot, key, value, expected))
-    }
-
-    fn pixels(&self, key: &'static str, spot: Spot) -> Result<Option<u64>, PromptError> {
-        let inner = self.json.get("image_url").and_then(|url| url.get(key));
-        let Some(value) = self.json.get(key).or(inner).filter(|value| !value.is_null()) else {
-            return Ok(None);
-        };
-        let pixels = value.as_u64().filter(|pixels| *pixels > 0);
-        pixels.map(Some).ok_or_else(|| wrong(spot, key, value, "a whole number of pixels from 1"))
-    }
-}
-
-/// A picture as a part asks for it.
-pub(super) struct Picture {
-    pub(super) source: Source,
-    pub(super) min_pixels: Option<u64>,
-    pub(super) max_pixels: Option<u64>,
 }
 
 impl Conversation {
@@ -326,7 +316,7 @@ fn read_part(value: Value, spot: Spot) -> Result<Part, PromptError> {
     let Value::Object(json) = value else {
         return Err(problem("a part is an object with a type"));
     };
-    let part = Part { json, source: None };
+    let part = Part { json, held: None };
     if part.kind() == PartKind::Text && !part.json["text"].is_string() {
         return Err(problem("the text of a part must be a string"));
     }
@@ -337,18 +327,17 @@ fn object(value: Value) -> Map<String, Value> {
     if let Value::Object(map) = value { map } else { Map::new() }
 }
 
-fn wrong(spot: Spot, key: &'static str, value: &Value, expected: &'static str) -> PromptError {
-    PromptError::Value { spot, key, found: shortened(&value.to_string()), expected }
-}
-
 /// The beginning of what a stranger wrote, for a message.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     const SHOWN: usize = 60;
     text.chars().take(SHOWN).collect()
 }
 
 /// The name that was meant, if one is near.
-fn near(found: &str, names: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
+pub(super) fn near(
+    found: &str,
+    names: impl IntoIterator<Item = &'static str>,
+) -> Option<&'static str> {
     let found = found.trim_matches('"');
     let nearest = names.into_iter().min_by_key(|name| distance(name, found));
     nearest.filter(|name| distance(name, found) <= found.len().div_ceil(2))
@@ -412,34 +401,5 @@ mod tests {
         for (json, message) in BROKEN {
             assert_eq!(read(json).unwrap_err().to_string(), *message, "{json}");
         }
-    }
-
-    fn picture(part: &str) -> Result<Picture, PromptError> {
-        let json = format!("[{{\"role\": \"user\", \"content\": [{part}]}}]");
-        let conversations = read(&json).unwrap();
-        let part = &conversations.list[0].messages[0].parts()[0];
-        assert_eq!(part.kind(), PartKind::Image);
-        part.picture(Path::new(""), Spot::default(), &Limits::default())
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_the_nearest_one() {
-        let error = picture(r#"{"type": "image", "path": "a", "max_pixel": 5}"#).err().unwrap();
-        let expected = r#"unknown key "max_pixel" in a media part, did you mean "max_pixels"?"#;
-        assert_eq!(error.to_string(), format!("message 0: {expected}"));
-    }
-
-    #[test]
-    fn the_first_source_counts_and_pixels_are_read_in_both_places() {
-        let url = "data:image/png;base64,AQID";
-        let part =
-            format!(r#"{{"image_url": {{"url": "{url}", "max_pixels": 9}}, "min_pixels": 4}}"#);
-        let found = picture(&part).unwrap();
-        assert_eq!(found.source, Source::Bytes(vec![1, 2, 3]));
-        assert_eq!((found.min_pixels, found.max_pixels), (Some(4), Some(9)));
-        let both = format!(r#"{{"path": "/nowhere", "image": "{url}"}}"#);
-        assert_eq!(picture(&both).unwrap().source, Source::Bytes(vec![1, 2, 3]));
-        let error = picture(r#"{"type": "image"}"#).err().unwrap().to_string();
-        assert!(error.contains("needs one of image, url, path"), "{error}");
     }
 }

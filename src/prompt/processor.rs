@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::message::{Content, PartKind, Picture, at};
+use super::media_inputs::{Depth, MediaInput, MediaKind};
+use super::message::{Content, PartKind};
 use super::templates::Templates;
 use super::{
     ControlText, Conversation, Encoded, Grounding, Origin, PaddingSide, Part, Piece, PromptError,
     RenderOptions, Spot, Tokenizer, placeholders,
 };
-use crate::media::{Alpha, Decoding, Limits, MediaError, Prepared, Preprocessor, Resizer, Size};
+use crate::media::{
+    Decoding, FrameWishes, Limits, MediaError, Preprocessor, Resizer, VideoPreprocessor,
+};
 use crate::model::config::{ModelConfig, VisionConfig, VisionTokens};
-use crate::units::{GridThw, TokenId, Tokens};
+use crate::units::{TokenId, Tokens};
 
 const IMAGE_PAD: &str = "<|image_pad|>";
 const VIDEO_PAD: &str = "<|video_pad|>";
@@ -27,12 +30,13 @@ pub(super) const MAX_FILE: u64 = 16 << 20;
 pub struct Processor {
     tokenizer: Tokenizer,
     templates: Templates,
-    preprocessor: Preprocessor,
-    decoding: Decoding,
+    pub(super) preprocessor: Preprocessor,
+    pub(super) video: VideoPreprocessor,
+    pub(super) decoding: Decoding,
     tokens: VisionTokens,
     pad: Option<TokenId>,
     side: PaddingSide,
-    limits: PromptLimits,
+    pub(super) limits: PromptLimits,
 }
 
 /// Limits on a request, checked before work starts.
@@ -44,14 +48,22 @@ pub struct PromptLimits {
     pub text_bytes: usize,
     /// Pictures of a conversation.
     pub pictures: usize,
-    /// Each picture.
+    /// Videos of a conversation.
+    pub videos: usize,
+    /// Each picture or video.
     pub media: Limits,
 }
 
 /// The command line's and the library's.
 impl Default for PromptLimits {
     fn default() -> Self {
-        Self { messages: 4096, text_bytes: 16 << 20, pictures: 256, media: Limits::default() }
+        Self {
+            messages: 4096,
+            text_bytes: 16 << 20,
+            pictures: 256,
+            videos: 16,
+            media: Limits::default(),
+        }
     }
 }
 
@@ -69,42 +81,27 @@ pub struct ProcessOptions {
 pub struct Processed {
     /// The prompt, one placeholder id for each visual token.
     pub input_ids: Vec<TokenId>,
-    /// Pictures in the order of their placeholders.
-    pub images: Vec<ImageInput>,
+    /// Pictures and videos in the order of their parts; those of a kind also in the order of its
+    /// placeholders.
+    pub media: Vec<MediaInput>,
     /// Strings of control tokens in messages that became ordinary text.
     pub escaped: usize,
 }
 
-/// Kind of a medium.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaKind {
-    /// A picture.
-    Image,
-}
+impl Processed {
+    /// Pictures in the order of their placeholders.
+    pub fn images(&self) -> impl Iterator<Item = &MediaInput> {
+        self.of(MediaKind::Image)
+    }
 
-/// One picture of a prompt.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImageInput {
-    /// Where it stands.
-    pub spot: Spot,
-    /// Kind.
-    pub kind: MediaKind,
-    /// Path or size of its source.
-    pub source: String,
-    /// Height and width before the resize.
-    pub decoded: Size,
-    /// Height and width after it.
-    pub resized: Size,
-    /// In patches.
-    pub grid: GridThw,
-    /// Visual tokens.
-    pub tokens: Tokens,
-    /// Whether EXIF turned it.
-    pub turned: bool,
-    /// Whether transparency was dropped from it.
-    pub alpha_dropped: bool,
-    /// Pixels; none where only tokens were counted.
-    pub prepared: Option<Prepared>,
+    /// Videos in the order of their placeholders.
+    pub fn videos(&self) -> impl Iterator<Item = &MediaInput> {
+        self.of(MediaKind::Video)
+    }
+
+    fn of(&self, kind: MediaKind) -> impl Iterator<Item = &MediaInput> {
+        self.media.iter().filter(move |medium| medium.kind == kind)
+    }
 }
 
 impl Processor {
@@ -145,12 +142,13 @@ impl Processor {
         let pad = tokenizer.added_id(pad);
         let right = settings.get("padding_side").is_some_and(|side| side == "right");
         let side = if right { PaddingSide::Right } else { PaddingSide::Left };
-        let preprocessor = preprocessor(folder)?;
+        let (preprocessor, video) = (preprocessor(folder)?, video_preprocessor(folder)?);
         let (decoding, limits) = (Decoding::default(), PromptLimits::default());
-        Ok(Self { tokenizer, templates, preprocessor, decoding, tokens, pad, side, limits })
+        Ok(Self { tokenizer, templates, preprocessor, video, decoding, tokens, pad, side, limits })
     }
 
-    /// The same with other limits on resized pictures, each on its own.
+    /// The same with other limits on resized pictures, each on its own. Videos keep theirs, as in
+    /// the reference.
     ///
     /// # Errors
     /// [`MediaError::Budget`] where nothing is left between them.
@@ -160,6 +158,28 @@ impl Processor {
         max_pixels: Option<u64>,
     ) -> Result<Self, MediaError> {
         self.preprocessor = self.preprocessor.with_budget(min_pixels, max_pixels)?;
+        Ok(self)
+    }
+
+    /// The same with other limits on each resized frame of videos.
+    ///
+    /// # Errors
+    /// [`MediaError::Budget`] where nothing is left between them.
+    pub fn with_video_pixels(
+        mut self,
+        min_pixels: Option<u64>,
+        max_pixels: Option<u64>,
+    ) -> Result<Self, MediaError> {
+        self.video = self.video.with_budget(min_pixels, max_pixels)?;
+        Ok(self)
+    }
+
+    /// The same with another sampling of videos that do not ask for their own.
+    ///
+    /// # Errors
+    /// [`MediaError::SamplingChoice`], [`MediaError::Sampling`].
+    pub fn with_sampling(mut self, wishes: FrameWishes) -> Result<Self, MediaError> {
+        self.video = self.video.with_sampling(wishes)?;
         Ok(self)
     }
 
@@ -205,14 +225,15 @@ impl Processor {
     /// # Errors
     /// [`PromptError::Patch`].
     pub fn check_vision(&self, vision: &VisionConfig) -> Result<(), PromptError> {
-        let ours = &self.preprocessor;
-        for (key, processor, vision) in [
-            ("patch_size", ours.patch_size(), vision.patch_size),
-            ("merge_size", ours.merge_size(), vision.spatial_merge_size),
-            ("temporal_patch_size", ours.temporal_patch_size(), vision.temporal_patch_size),
-        ] {
-            if processor != vision {
-                return Err(PromptError::Patch { key, processor, vision });
+        for ours in [&self.preprocessor, self.video.frame()] {
+            for (key, processor, vision) in [
+                ("patch_size", ours.patch_size(), vision.patch_size),
+                ("merge_size", ours.merge_size(), vision.spatial_merge_size),
+                ("temporal_patch_size", ours.temporal_patch_size(), vision.temporal_patch_size),
+            ] {
+                if processor != vision {
+                    return Err(PromptError::Patch { key, processor, vision });
+                }
             }
         }
         Ok(())
@@ -241,6 +262,20 @@ impl Processor {
     /// The picture processor.
     pub fn preprocessor(&self) -> &Preprocessor {
         &self.preprocessor
+    }
+
+    /// The video processor.
+    pub fn video_preprocessor(&self) -> &VideoPreprocessor {
+        &self.video
+    }
+
+    /// `pixel_values` of a medium, `[t * h * w, row_values]`; none where only tokens were counted.
+    pub fn pixel_values(&self, medium: &MediaInput) -> Option<Vec<f32>> {
+        let frame = match medium.kind {
+            MediaKind::Image => &self.preprocessor,
+            MediaKind::Video => self.video.frame(),
+        };
+        medium.prepared.as_ref().map(|prepared| frame.pixel_values(prepared))
     }
 
     /// The prompt in pieces by who wrote them; media are not looked at.
@@ -286,8 +321,7 @@ impl Processor {
     ///
     /// # Errors
     /// Those of [`Processor::render`] and [`Processor::encode`]; [`PromptError::Media`],
-    /// [`PromptError::UnknownKey`], [`PromptError::Value`], [`PromptError::Placeholders`],
-    /// [`PromptError::Unsupported`] for a video.
+    /// [`PromptError::UnknownKey`], [`PromptError::Value`], [`PromptError::Placeholders`].
     pub fn process(
         &self,
         index: usize,
@@ -319,80 +353,17 @@ impl Processor {
     ) -> Result<Processed, PromptError> {
         let pieces = self.render(index, conversation, options)?;
         let encoded = self.encode(&pieces, options.control_text)?;
-        let images = self.images(index, conversation, depth)?;
-        let counts: Vec<Tokens> = images.iter().map(|image| image.tokens).collect();
-        let ids = placeholders::expand(&encoded.ids, (self.tokens.image, IMAGE_PAD), &counts)?;
-        let input_ids = placeholders::expand(&ids, (self.tokens.video, VIDEO_PAD), &[])?;
-        Ok(Processed { input_ids, images, escaped: encoded.escaped })
-    }
-
-    fn images(
-        &self,
-        index: usize,
-        conversation: &Conversation,
-        depth: Depth,
-    ) -> Result<Vec<ImageInput>, PromptError> {
-        let mut images = Vec::new();
-        for (message, content) in conversation.messages.iter().enumerate() {
-            for (part, value) in content.parts().iter().enumerate() {
-                let spot = Spot { conversation: index, message, part: Some(part) };
-                match value.kind() {
-                    PartKind::Image => {
-                        let limits = &self.limits.media;
-                        let picture = value.picture(&conversation.folder, spot, limits)?;
-                        images.push(self.image(&picture, spot, depth)?);
-                    }
-                    PartKind::Video => {
-                        let what = "videos are not built; give pictures of single frames";
-                        return Err(PromptError::Unsupported { spot, what });
-                    }
-                    PartKind::Text | PartKind::Other => {}
-                }
-            }
+        let media = self.media(index, conversation, depth)?;
+        let escaped = encoded.escaped;
+        let mut done = Processed { input_ids: encoded.ids, media, escaped };
+        for (kind, id, name) in [
+            (MediaKind::Image, self.tokens.image, IMAGE_PAD),
+            (MediaKind::Video, self.tokens.video, VIDEO_PAD),
+        ] {
+            let counts: Vec<Tokens> = done.of(kind).map(|medium| medium.tokens).collect();
+            done.input_ids = placeholders::expand(&done.input_ids, (id, name), &counts)?;
         }
-        Ok(images)
-    }
-
-    fn image(
-        &self,
-        picture: &Picture,
-        spot: Spot,
-        depth: Depth,
-    ) -> Result<ImageInput, PromptError> {
-        let limits = &self.limits.media;
-        let preprocessor = self
-            .preprocessor
-            .clone()
-            .with_budget(picture.min_pixels, picture.max_pixels)
-            .map_err(at(spot))?;
-        let bytes = picture.source.read(limits).map_err(at(spot))?;
-        let opened = self.decoding.open(&bytes, limits).map_err(at(spot))?;
-        let (decoded, turned) = (opened.size(), opened.is_turned());
-        let alpha_dropped = opened.has_alpha() && self.decoding.alpha == Alpha::Drop;
-        let prepared = match depth {
-            Depth::Headers => None,
-            Depth::Pixels => {
-                let rgb = opened.rgb().map_err(at(spot))?;
-                Some(preprocessor.image(&rgb).map_err(at(spot))?)
-            }
-        };
-        let resized = preprocessor.resized(decoded).map_err(at(spot))?;
-        let (grid, merge) = (preprocessor.grid(1, resized), preprocessor.merge_size());
-        let tokens = grid.merged_tokens(merge);
-        let tokens = tokens.ok_or(PromptError::Grid { spot, grid, merge })?;
-        let (kind, source) = (MediaKind::Image, picture.source.name());
-        Ok(ImageInput {
-            spot,
-            kind,
-            source,
-            decoded,
-            resized,
-            grid,
-            tokens,
-            turned,
-            alpha_dropped,
-            prepared,
-        })
+        Ok(done)
     }
 
     fn check_limits(&self, conversation: &Conversation) -> Result<(), PromptError> {
@@ -401,19 +372,21 @@ impl Processor {
         }
         let text_of =
             |part: &Part| part.json.get("text").and_then(Value::as_str).map_or(0, str::len);
-        let (mut text_bytes, mut pictures) = (0_usize, 0);
+        let (mut text_bytes, mut pictures, mut videos) = (0_usize, 0, 0);
         for message in &conversation.messages {
             if let Content::Text(text) = &message.content {
                 text_bytes += text.len();
             }
             text_bytes += message.parts().iter().map(text_of).sum::<usize>();
-            let is_picture = |part: &&Part| part.kind() == PartKind::Image;
-            pictures += message.parts().iter().filter(is_picture).count();
+            let of = |kind| message.parts().iter().filter(move |part| part.kind() == kind).count();
+            pictures += of(PartKind::Image);
+            videos += of(PartKind::Video);
         }
         for (limit, got, max) in [
             ("messages of a conversation", conversation.messages.len(), self.limits.messages),
             ("text of a conversation in bytes", text_bytes, self.limits.text_bytes),
             ("pictures of a conversation", pictures, self.limits.pictures),
+            ("videos of a conversation", videos, self.limits.videos),
         ] {
             if got > max {
                 return Err(PromptError::Limit { limit, got, max });
@@ -467,13 +440,6 @@ impl Processor {
 const fn shared<T: Send + Sync>() {}
 const _: () = shared::<Processor>();
 
-/// How far into a picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Depth {
-    Headers,
-    Pixels,
-}
-
 /// preprocessor_config.json; without one the class defaults, as in the reference.
 fn preprocessor(folder: &Path) -> Result<Preprocessor, PromptError> {
     let file = folder.join("preprocessor_config.json");
@@ -482,6 +448,19 @@ fn preprocessor(folder: &Path) -> Result<Preprocessor, PromptError> {
     }
     let bytes = read_limited(&file, MAX_FILE)?;
     Preprocessor::from_json(&bytes).map_err(|source| PromptError::Preprocessor { file, source })
+}
+
+/// video_preprocessor_config.json, else preprocessor_config.json, as in the reference.
+fn video_preprocessor(folder: &Path) -> Result<VideoPreprocessor, PromptError> {
+    for name in ["video_preprocessor_config.json", "preprocessor_config.json"] {
+        let file = folder.join(name);
+        if file.exists() {
+            let bytes = read_limited(&file, MAX_FILE)?;
+            return VideoPreprocessor::from_json(&bytes)
+                .map_err(|source| PromptError::Preprocessor { file, source });
+        }
+    }
+    Ok(VideoPreprocessor::default())
 }
 
 /// tokenizer_config.json; without one, nothing.

@@ -53,12 +53,38 @@ fn run_gives_one_document_with_the_fields_of_its_contract() {
     assert_eq!(answer["token_ids"].as_array().unwrap().len(), 17);
     assert_eq!(
         answer["usage"],
-        json!({ "prompt_tokens": 49, "text_tokens": 25, "image_tokens": 24, "completion_tokens": 17 })
+        json!({ "prompt_tokens": 49, "text_tokens": 25, "image_tokens": 24, "video_tokens": 0, "completion_tokens": 17 })
     );
     for phase in ["load", "media", "vision", "prefill", "decode"] {
         assert!(answer["timings_ms"][phase].as_f64().unwrap() > 0.0, "{phase}");
     }
     assert!(answer["device"].is_string());
+}
+
+#[test]
+fn run_answers_about_a_video_and_media_in_the_order_of_their_flags() {
+    let clip = ["run", "model", "--json", "--video", "media/clip_gif.gif"];
+    let question = "What happened in the video?";
+    let answer = document(&qwen2vl(&[&clip[..], &[question]].concat()));
+    let questions = fs::read(demo().join("questions.json")).unwrap();
+    let questions: Value = serde_json::from_slice(&questions).unwrap();
+    let cases = questions.as_array().unwrap();
+    let case = cases.iter().find(|case| case["name"] == "clip_gif_video").unwrap();
+    assert_eq!(answer["token_ids"], case["token_ids"]);
+    assert_eq!(answer["usage"]["video_tokens"], 48);
+    let used = &answer["media"][0];
+    assert_eq!((&used["kind"], &used["grid_thw"]), (&json!("video"), &json!([3, 8, 8])));
+    assert_eq!(used["frames"]["indices"], json!([0, 1, 2, 3, 4, 5]));
+    assert_eq!(used["frames"]["timestamps"][5], 0.6);
+    let mixed = ["--image", "media/pair.png", "--num-frames", "2", "-n", "1", question];
+    let kinds = |arguments: &[&str]| -> Vec<Value> {
+        let answer = document(&qwen2vl(arguments));
+        answer["media"].as_array().unwrap().iter().map(|m| m["kind"].clone()).collect()
+    };
+    assert_eq!(kinds(&[&clip[..], &mixed].concat()), ["video", "image"]);
+    let image_first = ["run", "model", "--json", "--image", "media/pair.png"];
+    let then = ["--video", "media/clip_gif.gif", "-n", "1", question];
+    assert_eq!(kinds(&[&image_first[..], &then].concat()), ["image", "video"]);
 }
 
 #[test]

@@ -31,6 +31,22 @@ fn json_has_the_times_of_the_frames() {
     assert_eq!(document(&cut)["indices"], json!([50, 56, 63, 69]), "min_frames is 4");
 }
 
+fn demo(name: &str) -> String {
+    format!("{}/assets/demo/media/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_file_or_a_folder_says_how_many_frames_it_has() {
+    let got = document(&[&demo("clip_gif.gif")]);
+    assert_eq!((&got["total"], &got["indices"]), (&json!(6), &json!([0, 1, 2, 3, 4, 5])));
+    assert_eq!(got["source_fps"], 6.0 / 0.72, "12 hundredths of a second each");
+    let folder = document(&[&demo("clip_frames_odd_frames"), "--num-frames", "4"]);
+    assert_eq!((&folder["total"], &folder["indices"]), (&json!(5), &json!([0, 1, 2, 3])));
+    assert_eq!(folder["timestamps"], Value::Null);
+    let timed = document(&[&demo("clip_frames_odd_frames"), "--source-fps", "2", "--start", "1"]);
+    assert_eq!(timed["timestamps"], json!([1.0, 1.5, 2.0]));
+}
+
 #[test]
 fn what_cannot_be_sampled_is_refused() {
     for (arguments, status) in [
@@ -41,6 +57,8 @@ fn what_cannot_be_sampled_is_refused() {
         (&["--total", "9", "--source-fps", "0", "--fps", "1"], 2),
         (&["--total", "9000000", "--source-fps", "30"], 3),
         (&["--source-fps", "30"], 2),
+        (&["a.gif", "--total", "9"], 2),
+        (&["no-such.gif"], 3),
     ] {
         let output = frames(arguments);
         assert_eq!(output.status.code(), Some(status), "{arguments:?}");

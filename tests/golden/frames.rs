@@ -2,10 +2,15 @@
 
 use std::fs;
 
-use qwen2vl::media::FrameSampling;
-use serde_json::Value;
+use qwen2vl::{
+    media::{FrameSampling, Resizer},
+    model::checkpoint::TensorFile,
+    prompt::{MediaInput, Processed, PromptError},
+};
+use serde_json::{Value, json};
 
-use crate::support::checkpoint::goldens;
+use crate::pixels::{grids, ids, pixel_values, process, processor};
+use crate::support::checkpoint::{golden_cases, goldens};
 
 #[test]
 fn sampled_frames_are_the_references() {
@@ -39,4 +44,54 @@ fn sampled_frames_are_the_references() {
     }
     println!("frames: {sampled} samplings, {refused} refusals");
     assert_eq!((sampled, refused), (1625, 344));
+}
+
+#[test]
+fn videos_of_frame_files_are_the_references() {
+    let document = golden_cases("frames");
+    let mut ran = 0;
+    for case in document["cases"].as_array().unwrap() {
+        let name = &case["name"];
+        let processor = processor(&document, case, Resizer::Torchvision);
+        let done = process(&processor, case, "frames");
+        ran += 1;
+        if let Some(error) = case.get("error") {
+            let got = done.expect_err("refused");
+            assert!(matches!(got, PromptError::Media { .. }), "{name}: {got:?}, not {error}");
+            continue;
+        }
+        let rows = done.unwrap_or_else(|error| panic!("{name}: {error}: {error:?}"));
+        let found: Vec<_> = rows.iter().map(|row| ids(&row.input_ids)).collect();
+        assert_eq!(json!(found), case["ids"], "{name}");
+        let videos: Vec<&MediaInput> = rows.iter().flat_map(Processed::videos).collect();
+        assert_eq!(grids(&videos), case["grid"], "{name}");
+        if let Some(grid) = case.get("image_grid") {
+            let images: Vec<&MediaInput> = rows.iter().flat_map(Processed::images).collect();
+            assert_eq!(grids(&images), *grid, "{name}");
+        }
+        check_values(&pixel_values(&processor, &videos), case);
+    }
+    println!("frames: {ran} videos run");
+    assert_eq!(ran, 16);
+}
+
+/// The rows that are stored, bit for bit, and the mean of every row.
+fn check_values(values: &[f32], case: &Value) {
+    let name = &case["name"];
+    let width = usize::try_from(case["shape"][1].as_u64().unwrap()).unwrap();
+    assert_eq!(json!([values.len() / width, width]), case["shape"], "{name}");
+    let means: Vec<f64> = serde_json::from_value(case["row_means"].clone()).unwrap();
+    for (row, want) in values.chunks(width).zip(means) {
+        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / row.len() as f64;
+        assert!((mean - want).abs() < 1e-5, "{name}: {mean}, {want}");
+    }
+    let file = goldens().join("frames").join(case["file"].as_str().unwrap());
+    let stored = TensorFile::open(&file).unwrap();
+    let want = stored.tensor("pixel_values_videos").unwrap().to_f32().unwrap();
+    let rows: Vec<usize> = serde_json::from_value(case["rows"].clone()).unwrap();
+    let found = rows.iter().flat_map(|row| &values[row * width..][..width]);
+    assert_eq!(rows.len() * width, want.len(), "{name}");
+    for (index, (found, want)) in found.zip(&want).enumerate() {
+        assert_eq!(found.to_bits(), want.to_bits(), "{name}: value {index}: {found}, {want}");
+    }
 }

@@ -1,5 +1,5 @@
 //! Greedy answers: of the goldens' bf16 models up to the first step where another token is near,
-//! and of the demo checkpoint, every picture and text question.
+//! and of the demo checkpoint.
 
 use std::path::Path;
 
@@ -48,14 +48,11 @@ fn greedy_answers_are_the_references_or_listed() {
     assert!(run >= 10, "only {run} cases run");
 }
 
-/// Greedy, without videos, of a model stored in bf16, with settings that are built.
+/// Greedy, of a model stored in bf16, with settings that are built.
 fn is_built(case: &Value, spec: &Value) -> bool {
     let settings = case["generation_config"].as_object().unwrap();
     let known = ["repetition_penalty", "eos_token_id", "do_sample"];
-    let video = case["messages"].to_string().contains("\"video\"");
-    spec["weights"]["dtype"] == "BF16"
-        && settings.keys().all(|key| known.contains(&key.as_str()))
-        && !video
+    spec["weights"]["dtype"] == "BF16" && settings.keys().all(|key| known.contains(&key.as_str()))
 }
 
 /// Equal, or different only from a step on where the other choice is as good.
@@ -74,7 +71,7 @@ fn check_greedy(name: &str, row: usize, answer: &Completion, case: &Value) {
 }
 
 #[test]
-fn the_demo_checkpoint_answers_every_picture_and_text_question() {
+fn the_demo_checkpoint_answers_every_question_without_a_container() {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     let text = std::fs::read_to_string(demo.join("questions.json")).unwrap();
     let questions: Value = serde_json::from_str(&text).unwrap();
@@ -82,7 +79,8 @@ fn the_demo_checkpoint_answers_every_picture_and_text_question() {
     let (mut run, mut videos) = (0, 0);
     for case in questions.as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
-        if case["messages"].to_string().contains("\"video\"") {
+        // Containers need a program that may be missing.
+        if case["messages"].to_string().contains(".mp4") {
             videos += 1;
             continue;
         }
@@ -97,8 +95,8 @@ fn the_demo_checkpoint_answers_every_picture_and_text_question() {
         assert_eq!(answers[0].text, case["expected_text"].as_str().unwrap(), "{name}");
         run += 1;
     }
-    println!("demo: {run} questions answered, {videos} with videos not yet");
-    assert_eq!((run, videos), (51, 13), "questions of assets/demo/questions.json");
+    println!("demo: {run} questions answered, {videos} with a container not yet");
+    assert_eq!((run, videos), (59, 5), "questions of assets/demo/questions.json");
 }
 
 fn engine(folder: &Path) -> Engine {

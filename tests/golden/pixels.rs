@@ -1,12 +1,12 @@
 //! Pictures: decoded, resized, normalised, cut into patches, and the ids that stand for them.
 
-use std::{collections::BTreeSet, fs};
+use std::fs;
 
 use qwen2vl::{
     media::{self, Frames, Limits, Resizer, Size},
     model::checkpoint::TensorFile,
     prompt::{
-        ControlText, Conversations, ImageInput, ProcessOptions, Processed, Processor, PromptError,
+        ControlText, Conversations, MediaInput, ProcessOptions, Processed, Processor, PromptError,
         RenderOptions,
     },
     units::TokenId,
@@ -17,7 +17,7 @@ use crate::sha256::sha256;
 use crate::support::checkpoint::{golden_cases, goldens, model_folder, not_yet};
 
 /// The product's processor for a case, with its flags.
-fn processor(document: &Value, case: &Value, resizer: Resizer) -> Processor {
+pub(super) fn processor(document: &Value, case: &Value, resizer: Resizer) -> Processor {
     let mut spec = document["model"].clone();
     spec["preprocessor_config"] = case["preprocessor_config"].clone();
     let folder = model_folder(&spec);
@@ -26,8 +26,13 @@ fn processor(document: &Value, case: &Value, resizer: Resizer) -> Processor {
     processor.with_pixels(flag("min_pixels"), flag("max_pixels")).unwrap()
 }
 
-fn process(processor: &Processor, case: &Value) -> Result<Vec<Processed>, PromptError> {
-    let folder = goldens().join("pixels");
+/// Its conversations, whose paths are relative to a kind of goldens.
+pub(super) fn process(
+    processor: &Processor,
+    case: &Value,
+    kind: &str,
+) -> Result<Vec<Processed>, PromptError> {
+    let folder = goldens().join(kind);
     let messages = case["messages"].to_string();
     let conversations = Conversations::from_json(messages.as_bytes(), &folder)?;
     let render = RenderOptions {
@@ -50,32 +55,24 @@ fn interleaved(frames: &Frames) -> Vec<u8> {
     pixels.flat_map(|(y, x)| [0, 1, 2].map(|c| at(y, x, c))).collect()
 }
 
-fn ids(ids: &[TokenId]) -> Vec<u32> {
+pub(super) fn ids(ids: &[TokenId]) -> Vec<u32> {
     ids.iter().map(|id| id.0).collect()
 }
 
-fn grids(images: &[&ImageInput]) -> Value {
+pub(super) fn grids(images: &[&MediaInput]) -> Value {
     json!(images.iter().map(|i| [i.grid.t, i.grid.h, i.grid.w]).collect::<Vec<_>>())
 }
 
-fn pixel_values(processor: &Processor, images: &[&ImageInput]) -> Vec<f32> {
-    let prepared = images.iter().map(|image| image.prepared.as_ref().unwrap());
-    prepared.flat_map(|prepared| processor.preprocessor().pixel_values(prepared)).collect()
+pub(super) fn pixel_values(processor: &Processor, images: &[&MediaInput]) -> Vec<f32> {
+    images.iter().flat_map(|medium| processor.pixel_values(medium).unwrap()).collect()
 }
 
 #[test]
 fn pictures_and_ids_are_the_references() {
     let document = golden_cases("pixels");
-    let (mut ran, mut listed) = (0, BTreeSet::new());
-    let waiting = not_yet("pixels");
+    let mut ran = 0;
     for case in document["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
-        if waiting.contains_key(name) {
-            listed.insert(name);
-            let processor = processor(&document, case, Resizer::Torchvision);
-            assert!(process(&processor, case).is_err(), "{name} runs: it leaves not_yet.json");
-            continue;
-        }
         let mut checked = 0;
         for (which, resizer) in [("torchvision", Resizer::Torchvision), ("pillow", Resizer::Pillow)]
         {
@@ -91,14 +88,14 @@ fn pictures_and_ids_are_the_references() {
         assert!(checked > 0, "{name} is neither run nor listed");
         ran += 1;
     }
-    println!("pixels: {ran} cases run, {} not yet", listed.len());
-    assert_eq!(listed.len(), waiting.len(), "not_yet.json lists a case that does not exist");
+    println!("pixels: {ran} cases run");
+    assert!(not_yet("pixels").is_empty(), "every case runs");
 }
 
 fn check_picture(document: &Value, case: &Value, expected: &Value, rule: (&str, Resizer)) {
     let label = format!("{} {}", case["name"], rule.0);
     let processor = processor(document, case, rule.1);
-    let done = process(&processor, case);
+    let done = process(&processor, case, "pixels");
     if expected.get("skip").is_some() {
         // What the reference cannot do: torchvision has no such filter here either; the others work.
         let has_no_filter = label.contains("filter");
@@ -111,7 +108,7 @@ fn check_picture(document: &Value, case: &Value, expected: &Value, rule: (&str, 
         return;
     }
     let rows = done.unwrap_or_else(|error| panic!("{label}: {error}: {error:?}"));
-    let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
+    let images: Vec<&MediaInput> = rows.iter().flat_map(Processed::images).collect();
     assert_eq!(grids(&images), expected["grid"], "{label}");
     let found: Vec<_> = rows.iter().map(|row| ids(&row.input_ids)).collect();
     assert_eq!(json!(found), expected["ids"], "{label}");
@@ -126,7 +123,7 @@ fn check_picture(document: &Value, case: &Value, expected: &Value, rule: (&str, 
 /// The rows that are stored of `pixel_values`, bit for bit; of every case mean and deviation.
 fn check_values(
     processor: &Processor,
-    images: &[&ImageInput],
+    images: &[&MediaInput],
     case: &Value,
     expected: &Value,
     (which, label): (&str, &str),
@@ -168,22 +165,37 @@ fn check_values(
 fn check_batch(document: &Value, case: &Value) {
     let name = &case["name"];
     let processor = processor(document, case, Resizer::Torchvision);
-    let rows = process(&processor, case).unwrap();
+    let rows = process(&processor, case, "pixels").unwrap();
     let batch = processor.pad(&rows).unwrap();
     let expected = &case["process"];
     let lines = |values: Vec<u32>| json!(values.chunks(batch.columns).collect::<Vec<_>>());
     assert_eq!(lines(ids(&batch.input_ids)), expected["input_ids"], "{name}");
     let mask = batch.attention_mask.iter().map(|mask| u32::from(*mask)).collect();
     assert_eq!(lines(mask), expected["attention_mask"], "{name}");
-    let images: Vec<&ImageInput> = rows.iter().flat_map(|row| &row.images).collect();
-    if images.is_empty() {
-        assert!(expected.get("image_grid_thw").is_none(), "{name}");
-        return;
+    let images: Vec<&MediaInput> = rows.iter().flat_map(Processed::images).collect();
+    let videos: Vec<&MediaInput> = rows.iter().flat_map(Processed::videos).collect();
+    for (media, grid, pixels) in [
+        (images, "image_grid_thw", "pixel_values"),
+        (videos, "video_grid_thw", "pixel_values_videos"),
+    ] {
+        check_media(&processor, &media, [expected.get(grid), expected.get(pixels)], name);
     }
-    assert_eq!(grids(&images), expected["image_grid_thw"], "{name}");
-    let means: Vec<f64> =
-        serde_json::from_value(expected["pixel_values"]["row_means"].clone()).unwrap();
-    let values = pixel_values(&processor, &images);
+}
+
+/// Grids, and the mean of each row of pixels; none where the reference returns none.
+fn check_media(
+    processor: &Processor,
+    media: &[&MediaInput],
+    expected: [Option<&Value>; 2],
+    name: &Value,
+) {
+    let [Some(expected_grids), Some(pixels)] = expected else {
+        assert!(media.is_empty(), "{name}");
+        return;
+    };
+    assert_eq!(grids(media), *expected_grids, "{name}");
+    let means: Vec<f64> = serde_json::from_value(pixels["row_means"].clone()).unwrap();
+    let values = pixel_values(processor, media);
     let rows = values.chunks(processor.preprocessor().row_values());
     assert_eq!(rows.len(), means.len(), "{name}");
     for (row, want) in rows.zip(means) {

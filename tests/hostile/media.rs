@@ -134,7 +134,13 @@ fn each_limit_holds_at_its_value_and_not_one_above() {
     let bytes = picture("rgb-up.png");
     let size = decode(&bytes).unwrap();
     let (pixels, side) = (size.pixels().unwrap() as u64, size.height.max(size.width) as u64);
-    let exact = Limits { encoded_bytes: bytes.len() as u64, pixels, side, jpeg_scans: 1 };
+    let exact = Limits {
+        encoded_bytes: bytes.len() as u64,
+        pixels,
+        side,
+        jpeg_scans: 1,
+        ..Limits::default()
+    };
     assert_eq!(media::decode(&bytes, &exact).unwrap().size(), size);
     for below in [
         Limits { encoded_bytes: exact.encoded_bytes - 1, ..exact },

@@ -110,7 +110,7 @@ const MEDIA: &[(&str, u8, &str)] = &[
     (
         r#"{"type": "image", "path": "a.png", "resized_width": 28}"#,
         USAGE,
-        "unsupported: resized_height",
+        "resized_height and resized_width go together",
     ),
     (
         r#"{"type": "image", "path": "a.png", "max_pixels": 1}"#,
@@ -122,7 +122,27 @@ const MEDIA: &[(&str, u8, &str)] = &[
         USAGE,
         "unsupported: a detail other",
     ),
-    (r#"{"type": "video", "path": "a.mp4"}"#, USAGE, "videos are not built"),
+    (r#"{"type": "video", "path": "no.gif"}"#, INPUT, "cannot read"),
+    (r#"{"type": "video", "video": []}"#, INPUT, "a video needs at least one frame"),
+    (r#"{"type": "video", "video": ["a.png", "no.png"]}"#, INPUT, "cannot read"),
+    (r#"{"type": "video", "video": ["a.png", "b.png"]}"#, INPUT, "frame 1 is 31x30, the first is"),
+    (r#"{"type": "video", "path": ["a.png"], "fps": 0}"#, USAGE, "fps is 0"),
+    (
+        r#"{"type": "video", "path": ["a.png", "a.png"], "fps": 1}"#,
+        USAGE,
+        "the source has no frame rate",
+    ),
+    (
+        r#"{"type": "video", "path": ["a.png"], "fps": 1, "num_frames": 2}"#,
+        USAGE,
+        "mutually exclusive",
+    ),
+    (r#"{"type": "video", "path": "a.png", "num_frames": 8}"#, USAGE, "above its 1 frames"),
+    (
+        r#"{"type": "video", "path": "a.png", "num_frame": 8}"#,
+        USAGE,
+        "did you mean \"num_frames\"?",
+    ),
 ];
 
 #[test]
@@ -130,6 +150,7 @@ fn a_broken_media_part_is_named() {
     let model = good();
     let file = model.path().join("m.json");
     image::RgbImage::new(30, 30).save(model.path().join("a.png")).unwrap();
+    image::RgbImage::new(30, 31).save(model.path().join("b.png")).unwrap();
     let (path, output) = (file.display().to_string(), model.path().join("o").display().to_string());
     for (part, status, reason) in MEDIA {
         fs::write(&file, format!(r#"[{{"role": "user", "content": [{part}]}}]"#)).unwrap();
