@@ -19,6 +19,7 @@ macro_rules! row {
 
 mod harness;
 mod paged;
+mod sampling;
 mod shapes;
 
 use half::bf16;
@@ -32,7 +33,6 @@ use qwen2vl::ops::mrope::Mrope;
 use qwen2vl::ops::patch_embed::{Normalisation, Patchify};
 use qwen2vl::ops::rms_norm::{RmsNorm, RmsNormResidual};
 use qwen2vl::ops::rope_vision::RopeVision;
-use qwen2vl::ops::sample::{Sample, SampleResult, SampleSettings};
 use qwen2vl::ops::silu_mul::SiluMul;
 use qwen2vl::units::{GridThw, PatchRows, Tokens};
 
@@ -59,7 +59,9 @@ fn main() {
     patch_embed(bench);
     paged::kv_append(bench);
     paged::kv_copy(bench);
-    sample(bench);
+    sampling::sample(bench);
+    sampling::score_edits(bench);
+    sampling::top_scores(bench);
     bench.criterion.final_summary();
 }
 
@@ -346,46 +348,4 @@ fn patch_embed(bench: &mut Bench) {
             merge: 2,
         });
     }
-}
-
-fn sample(bench: &mut Bench) {
-    for model in decoders(bench) {
-        let vocabulary = model.vocabulary;
-        for &sequences in bench.sizes(&[1], &[1, 8, 32]) {
-            let logits = bench.f32s(sequences * vocabulary, 10.0);
-            let logits = bench.upload(&logits);
-            let status = bench.upload(&vec![0u32; sequences]);
-            let mut result = bench.alloc::<SampleResult>(sequences);
-            let words = Sample::bitmap_words(vocabulary);
-            for kind in ["greedy", "random"] {
-                let settings: Vec<SampleSettings> =
-                    (0..sequences).map(|row| settings(kind, row)).collect();
-                let settings = bench.upload(&settings);
-                let mut bitmap = bench.device.zeros(sequences * words).unwrap();
-                let mut counts = bench.device.zeros(sequences * vocabulary).unwrap();
-                let id = format!("sample/{}/B{sequences}/{kind}", model.name);
-                row!(bench, &id, |_| Sample {
-                    logits: logits.view(),
-                    settings: settings.view(),
-                    bitmap: bitmap.view_mut(),
-                    counts: counts.view_mut(),
-                    status: status.view(),
-                    result: result.view_mut(),
-                    sequences,
-                    vocabulary,
-                    stride: vocabulary,
-                    slots: sequences,
-                });
-            }
-        }
-    }
-}
-
-fn settings(kind: &str, row: usize) -> SampleSettings {
-    let greedy = SampleSettings::greedy(u32::try_from(row).ok());
-    if kind == "greedy" {
-        return greedy;
-    }
-    let (temperature, top_p, repetition_penalty) = (0.7, 0.8, 1.05);
-    SampleSettings { temperature, top_k: 20, top_p, repetition_penalty, ..greedy }
 }

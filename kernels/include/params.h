@@ -212,21 +212,30 @@ typedef struct RopeVisionParams {
 // kernels/sample.cu
 enum { SAMPLE_THREADS = 1024 };
 enum { SAMPLE_STATUS_NOT_FINITE = 2 };  // status bit: a NaN, a +inf, or no logit above -inf
-enum { SAMPLE_WANTS_LOGPROB = 1 };      // flag of SampleSettings
-// What one sequence asks of the sampler. 64 bytes, no padding.
+enum {                                  // flags of SampleSettings
+  SAMPLE_WANTS_LOGPROB = 1,             // of the token
+  SAMPLE_EDITED = 2,                    // reads the scores that score_edits wrote
+  SAMPLE_RENORMALIZES = 4,              // warp_scores: less the log-sum-exp
+};
+// What one sequence asks of the sampler. 80 bytes, no padding.
 typedef struct SampleSettings {
   uint64_t seed;             // key of the random draw
   uint32_t step, choice;     // counter of the random draw: number of the token, of the answer
+  int32_t row;               // row of logits and status
   int32_t slot;              // row of bitmap and counts; -1: no history is read or kept
   int32_t top_k;             // 0: off; 1: greedy
+  int32_t min_keep;          // tokens that the filters leave at least
   float temperature;         // 0: greedy
   float top_p;               // 1: off
   float min_p;               // 0: off
+  float typical_p;           // 1: off
+  float epsilon;             // 0: off
+  float eta;                 // 0: off
   float repetition_penalty;  // 1: off
   float presence_penalty;    // 0: off
   float frequency_penalty;   // 0: off
   uint32_t flags;
-  uint32_t reserved[3];
+  uint32_t reserved[2];
 } SampleSettings;
 // What comes back for one sequence.
 typedef struct SampleResult {
@@ -236,15 +245,47 @@ typedef struct SampleResult {
   uint32_t pad;
 } SampleResult;
 typedef struct SampleParams {
-  const float* logits;             // [B, ld]
+  const float* logits;             // [rows, ld]
+  const float* scores;             // [B, ld]: edited logits; null: none are
   const SampleSettings* settings;  // [B]
   uint32_t* bitmap;                // [slots, ceil(V / 32)]: tokens of prompt and answer
   uint16_t* counts;                // [slots, V]: how often the answer has each token
-  const uint32_t* status;          // [B]: what earlier kernels of the step found
+  const uint32_t* status;          // [rows]: what earlier kernels of the step found
   SampleResult* result;            // [B]
+  float* out;                      // [B, ld]: what warp_scores writes; null for sample
   int64_t ld;                      // a multiple of 4
   int32_t B, V, slots, pad;
 } SampleParams;
+
+// kernels/score_edits.cu
+enum {  // operations of a ScoreEdit
+  SCORE_EDIT_ADD = 0,
+  SCORE_EDIT_PENALTY = 1,
+  SCORE_EDIT_SET = 2,
+  SCORE_EDIT_DECAY = 3,
+  SCORE_EDIT_FILL = 4,
+  SCORE_EDIT_HISTORY = 5,
+  SCORE_EDIT_CLEAN = 6,
+  SCORE_EDIT_LOG_SOFTMAX = 7,
+};
+typedef struct ScoreEdit {
+  int32_t op;
+  int32_t first, count;  // entries of ids and values
+  float value;
+} ScoreEdit;
+typedef struct ScoreEditsParams {
+  const float* logits;             // [rows, ld]
+  float* scores;                   // [B, ld]
+  const SampleSettings* settings;  // [B]
+  const int32_t* first;            // [B + 1]: edits of each sequence
+  const ScoreEdit* edits;
+  const int32_t* ids;
+  const float* values;
+  uint32_t* bitmap;  // [slots, ceil(V / 32)]
+  uint16_t* counts;  // [slots, V]
+  int64_t ld;
+  int32_t B, V, slots, pad;
+} ScoreEditsParams;
 
 // kernels/silu_mul.cu
 enum { SILU_MUL_THREADS = 256, SILU_MUL_VEC = 8 };  // block size; elements in one 16-byte access
@@ -253,3 +294,31 @@ typedef struct SiluMulParams {
   void* y;              // E [T, F]
   int32_t T, F;
 } SiluMulParams;
+
+// kernels/top_scores.cu
+enum {                        // flags of TopQuery
+  TOP_SCORES_NORMALIZES = 1,  // values are log probabilities
+  TOP_SCORES_PERTURBS = 2,    // ids are drawn without replacement
+};
+// What is asked about one row. 40 bytes, no padding.
+typedef struct TopQuery {
+  uint64_t seed;          // key of the perturbation
+  uint32_t step, choice;  // counter of the perturbation
+  int32_t row, n;
+  int32_t target;  // id whose value is wanted, or -1
+  float offset;    // is added to each score
+  uint32_t flags, pad;
+} TopQuery;
+typedef struct TopSummary {
+  float target;     // its value, else 0
+  uint32_t status;  // SAMPLE_STATUS_NOT_FINITE: a score is NaN, no ids are written
+} TopSummary;
+typedef struct TopScoresParams {
+  const float* scores;      // [rows, ld]
+  const TopQuery* queries;  // [B]
+  int32_t* ids;             // [B, N]
+  float* values;            // [B, N]
+  TopSummary* summary;      // [B]
+  int64_t ld;
+  int32_t B, V, N, pad;
+} TopScoresParams;

@@ -14,6 +14,7 @@ mod interrupt;
 mod media_flags;
 mod output;
 mod process;
+mod process_logits;
 mod prompts;
 mod render;
 mod run;
@@ -55,6 +56,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Write what the reference's processor returns: ids, masks, pixels, grids
     Process(process::ProcessArgs),
+    /// Apply the logits processors of a generation_config.json to given scores
+    ProcessLogits(process_logits::ProcessLogitsArgs),
     /// Print a conversation as the chat template renders it
     Render(render::RenderArgs),
     /// Turn token ids into text
@@ -132,6 +135,7 @@ pub fn main(stdout: Stdout) -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments, &mut out),
         Command::Process(arguments) => process::run(&arguments, &mut out),
         Command::Decode(arguments) => decode::run(&arguments, &mut out),
+        Command::ProcessLogits(arguments) => process_logits::run(&arguments, &mut out),
         Command::Render(arguments) => render::run(&arguments, &mut out),
         Command::Tokens(arguments) => tokens::run(&arguments, &mut out),
         Command::Frames(arguments) => frames::run(&arguments, &mut out),

@@ -9,6 +9,8 @@ mod forward;
 mod generation;
 mod pages;
 mod plan;
+mod process_logits;
+mod processors;
 mod request;
 mod sampling;
 mod scheduler;
@@ -25,6 +27,7 @@ pub use forward::{
 };
 pub use generation::{Completion, Event, Generation, MediaUse, Token, Usage};
 pub use plan::{MemoryLimit, MemoryPlan};
+pub use process_logits::{LogitsInput, process_logits};
 pub use request::Request;
 pub use sampling::Sampling;
 pub use sequence::FinishReason;

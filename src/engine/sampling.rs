@@ -31,6 +31,7 @@ impl Sampling {
     /// # Errors
     /// [`EngineError::InvalidRequest`] for a value out of its range.
     pub(crate) fn over(&self, defaults: &GenerationConfig) -> Result<Chosen, EngineError> {
+        check_built(defaults)?;
         let temperature = self.temperature.unwrap_or(defaults.temperature);
         let top_p = self.top_p.unwrap_or(defaults.top_p);
         let repetition_penalty = self.repetition_penalty.unwrap_or(defaults.repetition_penalty);
@@ -51,6 +52,28 @@ impl Sampling {
             seed: self.seed.unwrap_or(0),
         })
     }
+}
+
+/// Settings that `process-logits` knows and answers do not yet.
+fn check_built(config: &GenerationConfig) -> Result<(), EngineError> {
+    let off = GenerationConfig::default();
+    let built = GenerationConfig {
+        do_sample: config.do_sample,
+        temperature: config.temperature,
+        top_k: config.top_k,
+        top_p: config.top_p,
+        repetition_penalty: config.repetition_penalty,
+        max_new_tokens: config.max_new_tokens,
+        eos: config.eos.clone(),
+        bos: config.bos,
+        pad: config.pad,
+        ..off
+    };
+    if built == *config {
+        return Ok(());
+    }
+    let allowed = "settings that answers are built for";
+    Err(EngineError::InvalidRequest { field: "generation_config", got: "others".into(), allowed })
 }
 
 fn check(

@@ -25,7 +25,7 @@ use crate::{
     },
     ops::{
         attn_decode, attn_prefill,
-        sample::{Sample, SampleResult, SampleSettings},
+        sample::{Rows, Sample, SampleResult, SampleSettings},
     },
     units::{Pages, SequenceId, TokenId, Tokens},
 };
@@ -290,8 +290,10 @@ impl Core {
     ) -> Result<Part<SampleSettings>, EngineError> {
         let batch = self.pack(shares)?;
         let staged = stage(&mut self.workspace, &batch)?;
-        let settings: Vec<SampleSettings> =
-            sampled.iter().map(|share| self.settings(share.sequence)).collect();
+        let rows = (0..).zip(sampled);
+        let settings: Vec<SampleSettings> = rows
+            .map(|(row, share)| SampleSettings { row, ..self.settings(share.sequence) })
+            .collect();
         let settings = self.workspace.staging.push(&settings)?;
         let rows = self.workspace.staging.push(&batch.logit_rows)?;
         self.workspace.staging.send(&self.device)?;
@@ -366,18 +368,20 @@ impl Core {
         let Workspace { logits, bitmap, counts, status, results, staging, .. } =
             &mut self.workspace;
         // Sampled sequences stand first in a step, and so do their status words.
-        Sample {
+        Sample(Rows {
             logits: logits.view().slice(0..count * widths.logits)?,
+            scores: None,
             settings: staging.view(settings)?,
             bitmap: bitmap.view_mut(),
             counts: counts.view_mut(),
             status: status.view().slice(0..count)?,
             result: results.view_mut().slice(0..count)?,
             sequences: count,
+            rows: count,
             vocabulary: widths.vocabulary,
             stride: widths.logits,
             slots: self.slots.len(),
-        }
+        })
         .launch(&self.device)?;
         Ok(self.device.download_view(results.view().slice(0..count)?)?)
     }

@@ -23,7 +23,9 @@ pub mod patch_embed;
 pub mod rms_norm;
 pub mod rope_vision;
 pub mod sample;
+pub mod score_edits;
 pub mod silu_mul;
+pub mod top_scores;
 pub mod work;
 
 /// The entry points `KERNEL_bf16`, `KERNEL_f16` and `KERNEL_f32`, for

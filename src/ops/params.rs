@@ -19,7 +19,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/params.rs"));
 }
 pub(crate) use generated::*;
-pub use generated::{SampleResult, SampleSettings};
+pub use generated::{SampleResult, SampleSettings, ScoreEdit, TopQuery, TopSummary};
 
 macro_rules! kernel_params {
     ($($name:ident),* $(,)?) => { $(
@@ -44,5 +44,7 @@ kernel_params!(
     RmsNormParams,
     RopeVisionParams,
     SampleParams,
+    ScoreEditsParams,
     SiluMulParams,
+    TopScoresParams,
 );

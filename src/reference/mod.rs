@@ -15,4 +15,6 @@ pub mod patch_embed;
 pub mod rms_norm;
 pub mod rope_vision;
 pub mod sample;
+pub mod score_edits;
 pub mod silu_mul;
+pub mod top_scores;

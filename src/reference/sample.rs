@@ -18,6 +18,14 @@ pub struct Settings {
     /// 0 is off.
     pub min_p: f32,
     /// 1 is off.
+    pub typical_p: f32,
+    /// 0 is off.
+    pub epsilon: f32,
+    /// 0 is off.
+    pub eta: f32,
+    /// Tokens that the filters leave at least; above 0.
+    pub min_keep: usize,
+    /// 1 is off.
     pub repetition_penalty: f32,
     /// 0 is off.
     pub presence_penalty: f32,
@@ -40,22 +48,7 @@ pub fn sample(logits: &[f32], seen: &[bool], counts: &[u16], settings: &Settings
     if settings.temperature == 0.0 || settings.top_k == 1 {
         return scores.iter().position(|s| *s == max);
     }
-    let scale = std::f32::consts::LOG2_E / settings.temperature;
-    let weights: Vec<u64> = scores.iter().map(|&s| weight(s, max, scale)).collect();
-
-    // Best first; equal scores by id.
-    let mut ranked: Vec<usize> = (0..scores.len()).collect();
-    ranked.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).expect("no NaN").then(a.cmp(&b)));
-    if settings.top_k > 0 && settings.top_k < ranked.len() {
-        let last = scores[ranked[settings.top_k - 1]];
-        ranked.retain(|&id| scores[id] >= last);
-    }
-    if settings.top_p < 1.0 {
-        keep_mass(&mut ranked, &weights, settings.top_p);
-    }
-    let floor = whole((settings.min_p * ONE).ceil());
-    ranked.retain(|&id| weights[id] >= floor);
-
+    let Field { mut ranked, weights, .. } = filtered(&scores, settings);
     ranked.sort_unstable();
     let total: u64 = ranked.iter().map(|&id| weights[id]).sum();
     let [random, ..] = philox(settings.seed, [settings.step, settings.choice, 0, 0]);
@@ -67,8 +60,140 @@ pub fn sample(logits: &[f32], seen: &[bool], counts: &[u16], settings: &Settings
     })
 }
 
+/// The scores that [`sample`] draws from, given edited scores: what the filters remove is -inf, the
+/// rest is divided by the temperature, and if `renormalize` less its log-sum-exp. Greedy settings
+/// remove nothing.
+pub fn warp_scores(scores: &[f32], settings: &Settings, renormalize: bool) -> Vec<f32> {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut out = scores.to_vec();
+    if settings.temperature > 0.0 && max > f32::NEG_INFINITY {
+        let kept = filtered(scores, settings).ranked;
+        for (id, score) in out.iter_mut().enumerate() {
+            let stays = kept.contains(&id);
+            *score = if stays { *score / settings.temperature } else { f32::NEG_INFINITY };
+        }
+    }
+    if renormalize {
+        let top = f64::from(out.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = out.iter().map(|s| (f64::from(*s) - top).exp()).sum();
+        let shift = top + sum.ln();
+        out.iter_mut().for_each(|s| *s = narrow(f64::from(*s) - shift));
+    }
+    out
+}
+
+/// What is left of a row: ids, best first, equal scores by id.
+struct Field {
+    ranked: Vec<usize>,
+    weights: Vec<u64>,
+    /// (s - max) / temperature.
+    x: Vec<f32>,
+}
+
+/// The filters of docs/spec.md 13.2 in their order, over finite scores and -inf.
+fn filtered(scores: &[f32], settings: &Settings) -> Field {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scale = std::f32::consts::LOG2_E / settings.temperature;
+    let weights = scores.iter().map(|&s| weight(s, max, scale)).collect();
+    let x = scores.iter().map(|&s| if s == max { 0.0 } else { (s - max) / settings.temperature });
+    let mut ranked: Vec<usize> = (0..scores.len()).collect();
+    ranked.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).expect("no NaN").then(a.cmp(&b)));
+    let mut field = Field { ranked, weights, x: x.collect() };
+    let least = settings.min_keep;
+    if settings.top_k > 0 && settings.top_k < scores.len() {
+        let rank = settings.top_k.max(least).min(scores.len());
+        let last = scores[field.ranked[rank - 1]];
+        field.ranked.retain(|&id| scores[id] >= last);
+    }
+    if settings.top_p < 1.0 {
+        keep_mass(&mut field.ranked, &field.weights, settings.top_p, least);
+    }
+    let floor = whole((settings.min_p * ONE).ceil());
+    let Field { ranked, weights, .. } = &mut field;
+    let mut place = 0;
+    ranked.retain(|&id| {
+        place += 1;
+        place <= least || weights[id] >= floor
+    });
+    if settings.typical_p < 1.0 {
+        field.keep_typical(settings.typical_p, least);
+    }
+    if settings.epsilon > 0.0 {
+        field.keep_part(scores, settings.epsilon, least);
+    }
+    if settings.eta > 0.0 {
+        let entropy = field.entropy();
+        let part = f64::from(settings.eta).sqrt() * (-entropy).exp();
+        field.keep_part(scores, settings.eta.min(narrow(part)), least);
+    }
+    field
+}
+
+impl Field {
+    fn total(&self) -> u128 {
+        self.ranked.iter().map(|&id| u128::from(self.weights[id])).sum()
+    }
+
+    /// Probability of each id that is left.
+    fn probabilities(&self) -> Vec<f64> {
+        let powers = self.ranked.iter().map(|&id| f64::from(self.x[id]).exp());
+        let sum: f64 = powers.clone().sum();
+        powers.map(|power| power / sum).collect()
+    }
+
+    fn entropy(&self) -> f64 {
+        self.probabilities().iter().filter(|p| **p > 0.0).map(|p| -p * p.ln()).sum()
+    }
+
+    /// Ids by rising distance of -log p from the entropy until they have `part` of the mass.
+    fn keep_typical(&mut self, part: f32, least: usize) {
+        let entropy = self.entropy();
+        let mut distances: Vec<(f64, usize)> = self
+            .probabilities()
+            .iter()
+            .zip(&self.ranked)
+            .map(|(p, &id)| ((-p.ln() - entropy).abs(), id))
+            .collect();
+        distances.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (total, mut mass, mut kept) = (self.total(), 0_u128, 0);
+        let share = u128::from(whole((part * 4_294_967_296.0).round_ties_even()));
+        while kept < distances.len() && (kept == 0 || mass << 32 < share * total) {
+            mass += u128::from(self.weights[distances[kept].1]);
+            kept += 1;
+        }
+        let radius = distances[kept.max(least).min(distances.len()) - 1].0;
+        // Equal scores have equal distances but for the last bits of a logarithm.
+        let stays: Vec<usize> =
+            distances.iter().filter(|d| d.0 <= radius + 1e-9).map(|d| d.1).collect();
+        self.ranked.retain(|id| stays.contains(id));
+    }
+
+    /// Ids with `part` of the mass or more, the `least` best and their equals always.
+    fn keep_part(&mut self, scores: &[f32], part: f32, least: usize) {
+        let total = self.total();
+        let share = u128::from(whole(part * 4_294_967_296.0)) << 32
+            | u128::from(whole((part * 4_294_967_296.0).fract() * 4_294_967_296.0));
+        let last = scores[self.ranked[least.min(self.ranked.len()) - 1]];
+        let weights = &self.weights;
+        // weight * 2^64 >= share * total, in halves that fit.
+        let (high, low) = (share >> 32, share & 0xffff_ffff);
+        let floor = (high * total + (low * total).div_ceil(1 << 32)).div_ceil(1 << 32);
+        self.ranked.retain(|&id| u128::from(weights[id]) >= floor || scores[id] >= last);
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounds to the kernels' type")]
+pub(super) fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
 /// Logits after the penalties of docs/spec.md 13.3.
-fn edited(logits: &[f32], seen: &[bool], counts: &[u16], settings: &Settings) -> Vec<f32> {
+pub(super) fn edited(
+    logits: &[f32],
+    seen: &[bool],
+    counts: &[u16],
+    settings: &Settings,
+) -> Vec<f32> {
     let mut scores = logits.to_vec();
     for (id, score) in scores.iter_mut().enumerate() {
         if seen[id] {
@@ -88,14 +213,14 @@ fn weight(score: f32, max: f32, scale: f32) -> u64 {
     whole(power * ONE)
 }
 
-/// Keeps the tokens above which less than `top_p` of the mass is ranked, the best always.
-fn keep_mass(ranked: &mut Vec<usize>, weights: &[u64], top_p: f32) {
+/// Keeps the tokens above which less than `top_p` of the mass is ranked, the `least` best always.
+fn keep_mass(ranked: &mut Vec<usize>, weights: &[u64], top_p: f32, least: usize) {
     let total: u128 = ranked.iter().map(|&id| u128::from(weights[id])).sum();
     let share = u128::from(whole((top_p * 4_294_967_296.0).round_ties_even()));
     let mut above = 0_u128;
     let mut kept = 0;
     for &id in ranked.iter() {
-        if kept > 0 && above << 32 >= share * total {
+        if kept >= least && above << 32 >= share * total {
             break;
         }
         above += u128::from(weights[id]);
@@ -203,6 +328,10 @@ mod tests {
             temperature: 0.0,
             top_p: 1.0,
             min_p: 0.0,
+            typical_p: 1.0,
+            epsilon: 0.0,
+            eta: 0.0,
+            min_keep: 1,
             repetition_penalty: 2.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
@@ -212,7 +341,7 @@ mod tests {
         assert_eq!(edited(&logits, &seen, &[0; 4], &plain), [1.0, 1.5, -1.0, -4.0]);
         for (top_p, want) in [(0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3)] {
             let mut ranked = vec![0, 1, 2, 3];
-            keep_mass(&mut ranked, &[7; 4], top_p);
+            keep_mass(&mut ranked, &[7; 4], top_p, 1);
             assert_eq!(ranked.len(), want, "top_p {top_p}");
         }
     }

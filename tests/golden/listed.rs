@@ -3,7 +3,7 @@
 use crate::support::checkpoint::{golden_cases, not_yet};
 
 /// (kind, cases)
-const KINDS: &[(&str, usize)] = &[("logits", 113), ("qwen25", 24)];
+const KINDS: &[(&str, usize)] = &[("qwen25", 24)];
 
 #[test]
 fn every_case_of_a_kind_that_waits_is_listed() {

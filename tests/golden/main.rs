@@ -9,6 +9,7 @@ mod forward;
 mod frames;
 mod generate;
 mod listed;
+mod logits;
 mod pixels;
 mod prompts;
 mod resize;

@@ -305,10 +305,10 @@ fn a_broken_configuration_has_its_status_and_names_the_file() {
 fn a_setting_of_generation_that_is_not_built_is_refused() {
     let folder = good(1);
     let path = folder.path().join("generation_config.json");
-    fs::write(path, r#"{"num_beams": 4}"#).unwrap();
+    fs::write(path, r#"{"guidance_scale": 4.0}"#).unwrap();
     let done = program::run(&["inspect"], folder.path());
     done.assert_status(USAGE);
-    assert!(done.said().contains("num_beams = 4 is not supported"), "{}", done.said());
+    assert!(done.said().contains("guidance_scale = 4.0 is not supported"), "{}", done.said());
 }
 
 /// Every single byte of the header changed, to a few values: an error or a good load, no panic.

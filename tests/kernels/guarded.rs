@@ -40,6 +40,13 @@ impl Poison for u32 {
     }
 }
 
+impl Poison for i32 {
+    const POISON: Self = 0x7fc1_7fc1;
+    fn is_poison(self) -> bool {
+        self == Self::POISON
+    }
+}
+
 impl Poison for u16 {
     const POISON: Self = 0x7fc1;
     fn is_poison(self) -> bool {

@@ -29,8 +29,10 @@ mod patch_embed;
 mod rms_norm;
 mod rope_vision;
 mod sample;
+mod score_edits;
 mod silu_mul;
 mod tolerance;
+mod top_scores;
 
 #[path = "../support/mod.rs"]
 mod support;

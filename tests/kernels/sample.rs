@@ -3,8 +3,11 @@
 use qwen2vl::{
     device::{Device, as_bytes},
     ops::OpError,
-    ops::sample::{STATUS_NOT_FINITE, Sample, SampleResult, SampleSettings, WANTS_LOGPROB},
-    reference::sample::{Settings, sample},
+    ops::sample::{
+        RENORMALIZES, Rows, STATUS_NOT_FINITE, Sample, SampleResult, SampleSettings, WANTS_LOGPROB,
+        WarpScores,
+    },
+    reference::sample::{Settings, sample, warp_scores},
 };
 
 use crate::guarded::Guarded;
@@ -37,7 +40,10 @@ impl PartialEq for After {
 }
 
 impl Batch {
-    fn new(logits: Vec<Vec<f32>>, settings: Vec<SampleSettings>) -> Self {
+    fn new(logits: Vec<Vec<f32>>, mut settings: Vec<SampleSettings>) -> Self {
+        for (row, settings) in settings.iter_mut().enumerate() {
+            settings.row = row as i32;
+        }
         let (slots, vocabulary) = (logits.len(), logits[0].len());
         Self {
             status: vec![0; slots],
@@ -49,6 +55,15 @@ impl Batch {
     }
 
     fn run(&self, device: &Device) -> Result<After, OpError> {
+        self.launch(device, false).map(|(after, _)| after)
+    }
+
+    /// The scores that would be drawn from, by rows, and what else is left.
+    fn warp(&self, device: &Device) -> Result<(After, Vec<Vec<f32>>), OpError> {
+        self.launch(device, true)
+    }
+
+    fn launch(&self, device: &Device, warp: bool) -> Result<(After, Vec<Vec<f32>>), OpError> {
         let (sequences, vocabulary) = (self.logits.len(), self.logits[0].len());
         // Columns past the vocabulary hold NaN: they must not be read.
         let stride = vocabulary.next_multiple_of(4) + 4;
@@ -65,29 +80,39 @@ impl Batch {
         let mut counts = Guarded::holding(device, &self.counts.concat());
         let status = device.upload(&self.status)?;
         let mut result = Guarded::new(device, sequences);
-        Sample {
+        let mut out = Guarded::new(device, if warp { sequences * stride } else { 0 });
+        let rows = Rows {
             logits: logits.view(),
+            scores: None,
             settings: settings.view(),
             bitmap: bitmap.view_mut(),
             counts: counts.view_mut(),
             status: status.view(),
             result: result.view_mut(),
             sequences,
+            rows: sequences,
             vocabulary,
             stride,
             slots: self.seen.len(),
+        };
+        if warp {
+            WarpScores { rows, out: out.view_mut() }.launch(device)?;
+        } else {
+            Sample(rows).launch(device)?;
         }
-        .launch(device)?;
+        let out: Vec<f32> = out.read(device, "sample");
+        let scores = out.chunks(stride).map(|row| row[..vocabulary].to_vec()).collect();
         let seen = bitmap.read(device, "sample");
         let seen = seen
             .chunks(words)
             .map(|row| (0..vocabulary).map(|id| row[id / 32] >> (id % 32) & 1 == 1).collect());
         let counts = counts.read(device, "sample");
-        Ok(After {
+        let after = After {
             results: result.read(device, "sample"),
             seen: seen.collect(),
             counts: counts.chunks(vocabulary).map(<[u16]>::to_vec).collect(),
-        })
+        };
+        Ok((after, scores))
     }
 
     /// Every token as the oracle chooses it, and the history that follows from it.
@@ -138,6 +163,10 @@ fn oracle(settings: &SampleSettings) -> Settings {
         temperature: settings.temperature,
         top_p: settings.top_p,
         min_p: settings.min_p,
+        typical_p: settings.typical_p,
+        epsilon: settings.epsilon,
+        eta: settings.eta,
+        min_keep: usize::try_from(settings.min_keep).unwrap(),
         repetition_penalty: settings.repetition_penalty,
         presence_penalty: settings.presence_penalty,
         frequency_penalty: settings.frequency_penalty,
@@ -220,6 +249,80 @@ fn check_filters(vocabularies: &[usize], seeds: u64) {
         }
         Batch::new(logits, settings).check(&label);
     }
+}
+
+/// Settings with every filter, each on in about two of three rows.
+fn any_filters(rng: &mut Rng, vocabulary: usize) -> SampleSettings {
+    let mut pick = |off: f32, values: [f32; 2]| [off, values[0], values[1]][rng.below(3)];
+    SampleSettings {
+        temperature: pick(1.0, [0.4, 1.7]),
+        top_p: pick(1.0, [0.5, 0.95]),
+        min_p: pick(0.0, [0.02, 0.3]),
+        typical_p: pick(1.0, [0.3, 0.9]),
+        epsilon: pick(0.0, [1e-4, 0.05]),
+        eta: pick(0.0, [3e-4, 0.1]),
+        top_k: [0, 5, vocabulary as i32 / 2][rng.below(3)],
+        min_keep: [1, 2, 7][rng.below(3)],
+        ..random(rng.below(1 << 20) as u64)
+    }
+}
+
+#[test]
+fn every_filter_in_its_order_matches_the_oracle() {
+    for vocabulary in [1, 7, 300, 1300] {
+        let label = format!("all filters V={vocabulary}");
+        let mut rng = Rng::new(&label);
+        let logits: Vec<_> = (0..48).map(|_| rng.f32s(vocabulary, 6.0)).collect();
+        let settings: Vec<_> = (0..48).map(|_| any_filters(&mut rng, vocabulary)).collect();
+        Batch::new(logits.clone(), settings.clone()).check(&label);
+        check_warped(&label, logits, settings);
+    }
+}
+
+#[test]
+fn equal_scores_are_filtered_by_their_ids() {
+    let mut rng = Rng::new("ties");
+    let logits: Vec<Vec<f32>> =
+        (0..48).map(|_| rng.f32s(40, 4.0).iter().map(|value| value.round()).collect()).collect();
+    let settings = (0..48).map(|_| any_filters(&mut rng, 40));
+    // Distances of equal scores from the mean are equal up to the last bit only in the oracle.
+    let settings = settings.map(|settings| SampleSettings { typical_p: 1.0, ..settings });
+    check_warped("ties", logits, settings.collect());
+}
+
+/// Greedy rows stay as they are, others lose what the oracle's filters remove.
+fn check_warped(label: &str, logits: Vec<Vec<f32>>, settings: Vec<SampleSettings>) {
+    for (flags, temperature) in [(0, None), (RENORMALIZES, None), (RENORMALIZES, Some(0.0))] {
+        let settings = settings.iter().map(|&settings| {
+            let temperature = temperature.unwrap_or(settings.temperature);
+            SampleSettings { flags, temperature, ..settings }
+        });
+        let batch = Batch::new(logits.clone(), settings.collect());
+        let (after, scores) = in_every_order(label, || batch.warp(support::device()).unwrap());
+        assert_eq!(after.seen, batch.seen, "{label}: history is not entered");
+        for (row, got) in scores.iter().enumerate() {
+            let settings = oracle(&batch.settings[row]);
+            let want = warp_scores(&batch.logits[row], &settings, flags != 0);
+            for (id, (got, want)) in got.iter().zip(&want).enumerate() {
+                let near = (got - want).abs() <= 2f32.powi(-19) * want.abs().max(1.0);
+                assert!(
+                    got == want || near,
+                    "{label}, row {row}, id {id}: {got} {want} {settings:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_without_tokens_is_written_as_it_is() {
+    let batch = Batch::new(vec![vec![f32::NEG_INFINITY; 6]; 2], vec![greedy(), random(3)]);
+    let (after, scores) = batch.warp(support::device()).unwrap();
+    assert_eq!(scores, [[f32::NEG_INFINITY; 6]; 2]);
+    assert_eq!(after.results[0].status, 0);
+    let batch = Batch::new(vec![vec![0.0, f32::NAN]], vec![random(3)]);
+    let (after, _) = batch.warp(support::device()).unwrap();
+    assert_eq!(after.results[0].status, STATUS_NOT_FINITE);
 }
 
 #[test]

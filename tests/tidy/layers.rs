@@ -19,7 +19,8 @@ const LAYERS: [(&str, &[&str]); 10] = [
 const SOFTCUDA: [&str; 1] = ["src/device/locate.rs"];
 
 /// Files beside a `mod.rs` that export names again: structs of `params.h` that are data of a launch.
-const EXPORTS: [&str; 2] = ["src/ops/params.rs", "src/ops/sample.rs"];
+const EXPORTS: [&str; 4] =
+    ["src/ops/params.rs", "src/ops/sample.rs", "src/ops/score_edits.rs", "src/ops/top_scores.rs"];
 
 /// The module of `src` that a file belongs to; `None` for the roots of the crate.
 fn module_of(file: &str) -> Option<&str> {

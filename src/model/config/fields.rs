@@ -334,7 +334,8 @@ pub(crate) fn count_of(value: &Value) -> Option<usize> {
     usize::try_from(count).ok()
 }
 
-fn token_of(value: &Value) -> Option<TokenId> {
+/// The number as a token id, if it is one.
+pub(crate) fn token_of(value: &Value) -> Option<TokenId> {
     count_of(value).and_then(|id| u32::try_from(id).ok()).map(TokenId)
 }
 
