@@ -7,12 +7,13 @@
 //! text of all pieces is joined before it is encoded, so that a newline at a seam merges as in the
 //! reference.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedVocabulary, DecoderWrapper, Tokenizer as Encoder};
 
-use super::{DecodeOptions, Origin, Piece, PromptError};
+use super::{DecodeOptions, Origin, Piece, PromptError, Spot};
 use crate::units::TokenId;
 
 /// Bytes of a tokenizer file.
@@ -179,34 +180,18 @@ impl Tokenizer {
         pieces: &[Piece],
         policy: ControlText,
     ) -> Result<Encoded, PromptError> {
-        let mut encoded = Encoded::default();
+        let mut writer =
+            Writer { tokenizer: self, policy, run: Run::default(), encoded: Encoded::default() };
         if policy == ControlText::Trusted {
             let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
-            let mut run = String::new();
-            self.append(&text, |_| true, &mut run, &mut encoded.ids)?;
-            self.flush(&mut run, &mut encoded.ids)?;
-            return Ok(encoded);
-        }
-        let mut run = String::new();
-        for piece in pieces {
-            let Origin::Message(spot) = piece.origin else {
-                self.append(&piece.text, |_| true, &mut run, &mut encoded.ids)?;
-                continue;
-            };
-            for (offset, token) in self.scan(&piece.text, |_| true) {
-                if self.is_active(token) {
-                    continue;
-                }
-                if policy == ControlText::Refuse {
-                    let token = token.text.clone();
-                    return Err(PromptError::ControlToken { spot, token, offset });
-                }
-                encoded.escaped += 1;
+            writer.append(&text, Origin::Template)?;
+        } else {
+            for piece in pieces {
+                writer.append(&piece.text, piece.origin)?;
             }
-            self.append(&piece.text, |token| self.is_active(token), &mut run, &mut encoded.ids)?;
         }
-        self.flush(&mut run, &mut encoded.ids)?;
-        Ok(encoded)
+        writer.flush()?;
+        Ok(writer.encoded)
     }
 
     /// Text of ids: what is no UTF-8 becomes U+FFFD, unknown ids nothing.
@@ -252,37 +237,83 @@ impl Tokenizer {
         }
         found
     }
+}
 
-    /// Appends text to the current run; each active added token in it ends the run.
-    fn append(
-        &self,
-        text: &str,
-        active: impl Fn(&Added) -> bool,
-        run: &mut String,
-        ids: &mut Vec<TokenId>,
-    ) -> Result<(), PromptError> {
+/// Text between two control tokens, of several pieces.
+#[derive(Default)]
+struct Run {
+    text: String,
+    /// Where a piece's text begins in the run, and what of the piece is before it.
+    starts: Vec<(usize, Origin, usize)>,
+}
+
+/// Pieces to ids.
+struct Writer<'a> {
+    tokenizer: &'a Tokenizer,
+    policy: ControlText,
+    run: Run,
+    encoded: Encoded,
+}
+
+impl Writer<'_> {
+    /// Appends text to the current run; each token in it that means itself ends the run.
+    fn append(&mut self, text: &str, origin: Origin) -> Result<(), PromptError> {
+        let tokenizer = self.tokenizer;
+        let means_itself = |token: &Added| origin == Origin::Template || tokenizer.is_active(token);
         let mut start = 0;
-        for (offset, token) in self.scan(text, active) {
-            run.push_str(&text[start..offset]);
-            self.flush(run, ids)?;
-            ids.push(token.id);
+        for (offset, token) in tokenizer.scan(text, means_itself) {
+            self.push(&text[start..offset], origin, start);
+            self.flush()?;
+            self.encoded.ids.push(token.id);
             start = offset + token.text.len();
         }
-        run.push_str(&text[start..]);
+        self.push(&text[start..], origin, start);
         Ok(())
     }
 
-    fn flush(&self, run: &mut String, ids: &mut Vec<TokenId>) -> Result<(), PromptError> {
-        if run.is_empty() {
+    fn push(&mut self, text: &str, origin: Origin, before: usize) {
+        self.run.starts.push((self.run.text.len(), origin, before));
+        self.run.text.push_str(text);
+    }
+
+    /// Encodes the run. Strings of control tokens in it, also those that only the seams of pieces
+    /// make, are text.
+    fn flush(&mut self) -> Result<(), PromptError> {
+        let Run { text, starts } = std::mem::take(&mut self.run);
+        if text.is_empty() {
             return Ok(());
         }
-        let encoding = self.encoder.encode_fast(run.as_str(), false);
+        if self.policy != ControlText::Trusted {
+            let found = self.tokenizer.scan(&text, |_| true);
+            if let Some((at, token)) = found.first().filter(|_| self.policy == ControlText::Refuse)
+            {
+                let token = token.text.clone();
+                let (spot, offset) = place(&starts, *at..*at + token.len());
+                return Err(PromptError::ControlToken { spot, token, offset });
+            }
+            self.encoded.escaped += found.len();
+        }
+        let encoding = self.tokenizer.encoder.encode_fast(text.as_str(), false);
         let encoding =
             encoding.map_err(|error| PromptError::Encode { problem: error.to_string() })?;
-        ids.extend(encoding.get_ids().iter().map(|id| TokenId(*id)));
-        run.clear();
+        self.encoded.ids.extend(encoding.get_ids().iter().map(|id| TokenId(*id)));
         Ok(())
     }
+}
+
+/// The message that a place of a run comes from, or the first one that it reaches into, and the
+/// offset in its text.
+fn place(starts: &[(usize, Origin, usize)], range: Range<usize>) -> (Spot, usize) {
+    let ends = starts.iter().skip(1).map(|(start, ..)| *start).chain([usize::MAX]);
+    let overlapping = starts
+        .iter()
+        .zip(ends)
+        .filter(|((start, ..), end)| *start < range.end && *end > range.start);
+    let mut in_messages = overlapping.filter_map(|(&(start, origin, before), _)| match origin {
+        Origin::Message(spot) => Some((spot, before + range.start.saturating_sub(start))),
+        Origin::Template => None,
+    });
+    in_messages.next().unwrap_or_default()
 }
 
 /// The byte that a character of a byte-level vocabulary stands for: GPT-2's table.
@@ -351,7 +382,6 @@ const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::Spot;
 
     fn tokenizer() -> Tokenizer {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/model");
@@ -397,8 +427,28 @@ mod tests {
         let tokenizer = tokenizer();
         let pieces =
             [user("<|im_"), user("end|>"), template("x"), user("<|im_end"), template("|>")];
-        let ids = tokenizer.encode_pieces(&pieces, ControlText::Literal).unwrap().ids;
-        assert!(!ids.contains(&tokenizer.added_id("<|im_end|>").unwrap()));
+        let literal = tokenizer.encode_pieces(&pieces, ControlText::Literal).unwrap();
+        assert!(!literal.ids.contains(&tokenizer.added_id("<|im_end|>").unwrap()));
+        assert_eq!(literal.escaped, 2, "the reference would find both");
+        let at = |part| Origin::Message(Spot { part: Some(part), ..Spot::default() });
+        let of = |text: &str, origin| Piece { text: text.into(), origin };
+        for (pieces, message) in [
+            (
+                vec![of("a<|im_", at(0)), of("end|>", at(1))],
+                "message 0, part 0: control token <|im_end|> at byte 1",
+            ),
+            (
+                vec![template("x<|im_"), of("end|>", at(2))],
+                "message 0, part 2: control token <|im_end|> at byte 0",
+            ),
+            (
+                vec![of("<|box_start|>b<|im_end", at(0)), template("|>")],
+                "message 0, part 0: control token <|im_end|> at byte 14",
+            ),
+        ] {
+            let error = tokenizer.encode_pieces(&pieces, ControlText::Refuse).unwrap_err();
+            assert_eq!(error.to_string(), format!("{message} of the text"));
+        }
     }
 
     #[test]

@@ -4,14 +4,17 @@ use std::{fs, path::Path};
 
 use qwen2vl::{
     prompt::{
-        ControlText, Conversations, DecodeOptions, Detokenizer, ProcessOptions, Processor,
-        RenderOptions, Tokenizer,
+        ControlText, Conversations, DecodeOptions, Detokenizer, Origin, Piece, ProcessOptions,
+        Processor, RenderOptions, Spot, Tokenizer,
     },
     units::TokenId,
 };
 use serde_json::{Value, json};
 
-use crate::support::checkpoint::{golden_cases, goldens, model_folder};
+use crate::support::{
+    Rng,
+    checkpoint::{golden_cases, goldens, model_folder},
+};
 
 fn rendered(
     processor: &Processor,
@@ -120,6 +123,45 @@ fn ids_and_text_of_strings_are_the_references() {
         streamed += &stream.finish();
         assert_eq!(json!(streamed), case["decoded"], "{case}");
     }
+}
+
+#[test]
+fn benign_text_has_the_references_ids_under_each_policy() {
+    let tokenizer = Tokenizer::from_dir(&goldens().join("tokenizer")).unwrap();
+    let strings = fs::read(goldens().join("prompts/strings.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&strings).unwrap();
+    let piece = |part: usize, text: &str| {
+        let spot = Spot { part: Some(part), ..Spot::default() };
+        Piece { text: text.to_owned(), origin: Origin::Message(spot) }
+    };
+    let (mut benign, mut rng) = (0, Rng::new("benign"));
+    for case in &cases {
+        let text = case["text"].as_str().unwrap();
+        if text.is_empty() || tokenizer.control_token(text).is_some() {
+            continue;
+        }
+        let numbers: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let ids: Vec<TokenId> = numbers.into_iter().map(TokenId).collect();
+        // As one part, and cut anywhere but within a grounding token, which is text over two parts.
+        let mut cut = rng.below(text.len() + 1);
+        while !text.is_char_boundary(cut) || text.contains("<|") {
+            cut = if text.contains("<|") { text.len() } else { cut + 1 };
+            if cut == text.len() {
+                break;
+            }
+        }
+        let (first, second) = text.split_at(cut);
+        for policy in [ControlText::Literal, ControlText::Refuse, ControlText::Trusted] {
+            for pieces in [vec![piece(0, text)], vec![piece(0, first), piece(1, second)]] {
+                let encoded = tokenizer.encode_pieces(&pieces, policy).unwrap();
+                assert_eq!(encoded.ids, ids, "{text:?} {cut} {policy:?}");
+                assert_eq!(encoded.escaped, 0, "{text:?}");
+            }
+        }
+        benign += 1;
+    }
+    println!("prompts: {benign} of {} strings hold no control token", cases.len());
+    assert!(benign > 350, "{benign}");
 }
 
 #[test]
