@@ -8,6 +8,7 @@ use std::{
 use super::{
     Clock, EngineError, Generation, MemoryLimit, MemoryPlan, Request, Timings, Usage,
     generation::MediaUse,
+    placed::prompt_positions,
     plan::{MAX_BATCH, PREFILL_CHUNK, Wishes},
     step::{Core, Stats, Submission},
     visual,
@@ -16,15 +17,11 @@ use crate::{
     device::{Device, DeviceChoice},
     media::{Decoding, FrameWishes, Resizer},
     model::{
-        Model, ModelOptions,
-        checkpoint::Checkpoint,
-        config::ModelConfig,
-        generation_config::GenerationConfig,
-        positions::{self, Grids},
-        workspace::Workspace,
+        Model, ModelOptions, checkpoint::Checkpoint, config::ModelConfig,
+        generation_config::GenerationConfig, workspace::Workspace,
     },
     prompt::{Grounding, MediaKind, Processed, Processor},
-    units::{FloatType, GridThw, Tokens},
+    units::{FloatType, Tokens},
 };
 
 /// Tokens of an answer where neither the request nor the checkpoint says.
@@ -345,15 +342,8 @@ impl Engine {
         max_new: Tokens,
     ) -> Result<Submission, EngineError> {
         let shared = &self.shared;
-        let grids = |kind: MediaKind| -> Vec<GridThw> {
-            let media = processed.media.iter().filter(|medium| medium.kind == kind);
-            media.map(|medium| medium.grid).collect()
-        };
-        let (images, videos) = (grids(MediaKind::Image), grids(MediaKind::Video));
-        let grids = Grids { images: &images, videos: &videos };
+        let placed = prompt_positions(&shared.config, &processed)?;
         let ids = processed.input_ids.clone();
-        let placed = positions::sequence(&shared.config, &ids, grids)
-            .map_err(crate::model::ModelError::from)?;
         let visual = visual::rows(shared.config.tokens, &ids);
         let items = visual::inputs(&shared.processor, processed);
         let first = shared.plan.rope().first_row(placed.span());

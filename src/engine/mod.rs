@@ -8,6 +8,7 @@ mod error;
 mod forward;
 mod generation;
 mod pages;
+mod placed;
 mod plan;
 mod process_logits;
 mod processors;
@@ -26,6 +27,7 @@ pub use forward::{
     PastKeyValues, PositionIds, forward,
 };
 pub use generation::{Completion, Event, Generation, MediaUse, Token, Usage};
+pub use placed::prompt_positions;
 pub use plan::{MemoryLimit, MemoryPlan};
 pub use process_logits::{LogitsInput, process_logits};
 pub use request::Request;

@@ -14,6 +14,7 @@ mod jpeg;
 mod limits;
 mod normalize;
 mod patches;
+mod png;
 mod preprocessor;
 mod resize;
 mod resize_pillow;
@@ -134,6 +135,15 @@ pub enum MediaError {
         /// By its first bytes.
         format: Format,
         /// What the decoder says.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A picture that cannot be written.
+    #[error("cannot write {format}")]
+    Encode {
+        /// The format.
+        format: Format,
+        /// What the encoder says.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

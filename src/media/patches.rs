@@ -81,7 +81,7 @@ impl Frames {
     }
 
     /// One row of one channel of one frame, `[width]`.
-    fn row(&self, frame: usize, channel: usize, y: usize) -> &[u8] {
+    pub(super) fn row(&self, frame: usize, channel: usize, y: usize) -> &[u8] {
         let start = ((frame * 3 + channel) * self.size.height + y) * self.row_pitch();
         &self.data[start..][..self.size.width]
     }

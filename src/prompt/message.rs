@@ -249,6 +249,11 @@ impl Conversation {
     pub fn new(messages: impl IntoIterator<Item = Message>) -> Self {
         Self { messages: messages.into_iter().collect(), folder: PathBuf::new() }
     }
+
+    /// Whether each picture and video says where it is: a template needs no more than their places.
+    pub fn has_all_sources(&self) -> bool {
+        self.messages.iter().flat_map(Message::parts).all(Part::has_source)
+    }
 }
 
 impl Conversations {

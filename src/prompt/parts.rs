@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::message::{Held, near, shortened};
+use super::message::{Held, PartKind, near, shortened};
 use super::{Part, PromptError, Spot};
 use crate::media::{FrameSampling, FrameWishes, Limits, Size, Source, VideoSource};
 
@@ -154,6 +154,16 @@ impl Part {
             },
             do_sample_frames,
         })
+    }
+
+    /// Whether the part is no medium, or says where its medium is.
+    pub(super) fn has_source(&self) -> bool {
+        let keys: &[&str] = match self.kind() {
+            PartKind::Image => &IMAGE_SOURCES,
+            PartKind::Video => &VIDEO_SOURCES,
+            PartKind::Text | PartKind::Other => return true,
+        };
+        self.held.is_some() || keys.iter().any(|key| self.json.contains_key(*key))
     }
 
     fn check_keys(

@@ -143,13 +143,8 @@ fn benign_text_has_the_references_ids_under_each_policy() {
         let numbers: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
         let ids: Vec<TokenId> = numbers.into_iter().map(TokenId).collect();
         // As one part, and cut anywhere but within a grounding token, which is text over two parts.
-        let mut cut = rng.below(text.len() + 1);
-        while !text.is_char_boundary(cut) || text.contains("<|") {
-            cut = if text.contains("<|") { text.len() } else { cut + 1 };
-            if cut == text.len() {
-                break;
-            }
-        }
+        let from = if text.contains("<|") { text.len() } else { rng.below(text.len() + 1) };
+        let cut = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap();
         let (first, second) = text.split_at(cut);
         for policy in [ControlText::Literal, ControlText::Refuse, ControlText::Trusted] {
             for pieces in [vec![piece(0, text)], vec![piece(0, first), piece(1, second)]] {

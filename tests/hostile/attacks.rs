@@ -143,7 +143,7 @@ fn pictures_stay_bound_to_their_parts() {
             assert_eq!(error.code(), "prompt_invalid");
             mismatched += 1;
         } else {
-            assert_eq!(result.unwrap().images.len(), counted.images.len(), "{name}");
+            assert_eq!(result.unwrap().media.len(), counted.media.len(), "{name}");
         }
     }
     assert!(mismatched >= 10, "{mismatched}");
