@@ -17,6 +17,7 @@ macro_rules! row {
     }};
 }
 
+mod exact;
 mod harness;
 mod paged;
 mod sampling;
@@ -62,6 +63,8 @@ fn main() {
     sampling::sample(bench);
     sampling::score_edits(bench);
     sampling::top_scores(bench);
+    exact::gemm_f32(bench);
+    exact::attn_f32(bench);
     bench.criterion.final_summary();
 }
 

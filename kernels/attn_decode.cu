@@ -286,7 +286,7 @@ __device__ __forceinline__ void attn_decode(const AttnDecodeParams& p) {
     share_maxima(s, s_exchange, warp, lane);
     __syncthreads();  // orders: every warp's maxima before their reads
     float alpha[2];
-    weigh(s, state, alpha, s_exchange, p.scale_log2, lane);
+    weigh(s, state, alpha, s_exchange, p.scale, lane);
     share_weights(s, s_exchange, warp, lane);
     __syncthreads();  // orders: every warp's weights and pair sums before their reads
     add_sums(state, alpha, s_exchange, lane);
@@ -323,10 +323,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
   attn_decode<bf16, 32>(p);
 }
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    attn_decode_f16_d32(const __grid_constant__ AttnDecodeParams p) {
+  attn_decode<f16, 32>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
     attn_decode_bf16_d64(const __grid_constant__ AttnDecodeParams p) {
   attn_decode<bf16, 64>(p);
 }
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    attn_decode_f16_d64(const __grid_constant__ AttnDecodeParams p) {
+  attn_decode<f16, 64>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
     attn_decode_bf16_d128(const __grid_constant__ AttnDecodeParams p) {
   attn_decode<bf16, 128>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    attn_decode_f16_d128(const __grid_constant__ AttnDecodeParams p) {
+  attn_decode<f16, 128>(p);
 }

@@ -140,7 +140,7 @@ __device__ __forceinline__ void attn_prefill(const AttnPrefillParams& p) {
                 p.window);
     }
     float alpha[HALVES];
-    softmax_tile(s, state, alpha, p.scale_log2);
+    softmax_tile(s, state, alpha, p.scale);
     rescale(o, alpha);
     cp_async_wait<2>();  // orders: this thread's values of the tile before their use
     __syncthreads();     // orders: every thread's values of the tile before their use
@@ -163,10 +163,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   attn_prefill<bf16, 32>(p);
 }
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    attn_prefill_f16_d32(const __grid_constant__ AttnPrefillParams p) {
+  attn_prefill<f16, 32>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attn_prefill_bf16_d64(const __grid_constant__ AttnPrefillParams p) {
   attn_prefill<bf16, 64>(p);
 }
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    attn_prefill_f16_d64(const __grid_constant__ AttnPrefillParams p) {
+  attn_prefill<f16, 64>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attn_prefill_bf16_d128(const __grid_constant__ AttnPrefillParams p) {
   attn_prefill<bf16, 128>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    attn_prefill_f16_d128(const __grid_constant__ AttnPrefillParams p) {
+  attn_prefill<f16, 128>(p);
 }

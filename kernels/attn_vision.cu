@@ -110,7 +110,7 @@ __device__ __forceinline__ void attn_vision(const AttnVisionParams& p) {
       mask_tail(s, tile * KEY_TILE + fragment_column(lane), length);
     }
     float alpha[HALVES];
-    softmax_tile(s, state, alpha, p.scale_log2);
+    softmax_tile(s, state, alpha, p.scale);
     rescale(o, alpha);
     cp_async_wait<2>();  // orders: this thread's values of the tile before their use
     __syncthreads();     // orders: every thread's values of the tile before their use
@@ -129,10 +129,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
   attn_vision<bf16, 32>(p);
 }
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    attn_vision_f16_d32(const __grid_constant__ AttnVisionParams p) {
+  attn_vision<f16, 32>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
     attn_vision_bf16_d64(const __grid_constant__ AttnVisionParams p) {
   attn_vision<bf16, 64>(p);
 }
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    attn_vision_f16_d64(const __grid_constant__ AttnVisionParams p) {
+  attn_vision<f16, 64>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
     attn_vision_bf16_d80(const __grid_constant__ AttnVisionParams p) {
   attn_vision<bf16, 80>(p);
+}
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    attn_vision_f16_d80(const __grid_constant__ AttnVisionParams p) {
+  attn_vision<f16, 80>(p);
 }

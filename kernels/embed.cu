@@ -44,11 +44,21 @@ __device__ __forceinline__ void embed(const EmbedParams& p) {
 
   E* y = static_cast<E*>(p.y) + int64_t(row) * p.C;
   for (int c = lane * VEC; c < p.C; c += WARP * VEC) {
-    store8(y + c, from == nullptr ? from_words<E>(make_uint4(0, 0, 0, 0)) : load8(from + c));
+    store8(y + c, from == nullptr ? zero8<E>() : load8(from + c));
   }
 }
 
 extern "C" __global__ void __launch_bounds__(EMBED_THREADS)
     embed_bf16(const __grid_constant__ EmbedParams p) {
   embed<bf16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(EMBED_THREADS)
+    embed_f16(const __grid_constant__ EmbedParams p) {
+  embed<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(EMBED_THREADS)
+    embed_f32(const __grid_constant__ EmbedParams p) {
+  embed<float>(p);
 }

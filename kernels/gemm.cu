@@ -245,10 +245,20 @@ extern "C" __global__ void __launch_bounds__(GEMM_128X128_THREADS, 1)
   gemm<bf16, 128, 128, 64, 32, GEMM_128X128_STAGES>(p);
 }
 
+extern "C" __global__ void __launch_bounds__(GEMM_128X128_THREADS, 1)
+    gemm_f16_128x128(const __grid_constant__ GemmParams p) {
+  gemm<f16, 128, 128, 64, 32, GEMM_128X128_STAGES>(p);
+}
+
 extern "C" __global__ void __launch_bounds__(GEMM_128X64_THREADS, 2)
     gemm_bf16_128x64(const __grid_constant__ GemmParams p) {
   static_assert(128 / 32 * (64 / 32) * WARP == GEMM_128X64_THREADS, "one warp for each part");
   gemm<bf16, 128, 64, 32, 32, GEMM_128X64_STAGES>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMM_128X64_THREADS, 2)
+    gemm_f16_128x64(const __grid_constant__ GemmParams p) {
+  gemm<f16, 128, 64, 32, 32, GEMM_128X64_STAGES>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(GEMM_64X64_THREADS, 2)
@@ -257,8 +267,18 @@ extern "C" __global__ void __launch_bounds__(GEMM_64X64_THREADS, 2)
   gemm<bf16, 64, 64, 32, 32, GEMM_64X64_STAGES>(p);
 }
 
+extern "C" __global__ void __launch_bounds__(GEMM_64X64_THREADS, 2)
+    gemm_f16_64x64(const __grid_constant__ GemmParams p) {
+  gemm<f16, 64, 64, 32, 32, GEMM_64X64_STAGES>(p);
+}
+
 extern "C" __global__ void __launch_bounds__(GEMM_32X64_THREADS, 3)
     gemm_bf16_32x64(const __grid_constant__ GemmParams p) {
   static_assert(32 / 16 * (64 / 32) * WARP == GEMM_32X64_THREADS, "one warp for each part");
   gemm<bf16, 32, 64, 16, 32, GEMM_32X64_STAGES>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMM_32X64_THREADS, 3)
+    gemm_f16_32x64(const __grid_constant__ GemmParams p) {
+  gemm<f16, 32, 64, 16, 32, GEMM_32X64_STAGES>(p);
 }

@@ -219,9 +219,19 @@ extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 4)
   gemv<bf16, 16, 8, GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, Operand::DIRECT>(p);
 }
 
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 4)
+    gemv_f16_r16n8_direct(const __grid_constant__ GemmParams p) {
+  gemv<f16, 16, 8, GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, Operand::DIRECT>(p);
+}
+
 extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
     gemv_bf16_r16n8(const __grid_constant__ GemmParams p) {
   gemv<bf16, 16, 8, GEMV_R16N8_STAGES, GEMV_R16N8_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    gemv_f16_r16n8(const __grid_constant__ GemmParams p) {
+  gemv<f16, 16, 8, GEMV_R16N8_STAGES, GEMV_R16N8_STEP, Operand::STAGED>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
@@ -230,8 +240,18 @@ extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
 }
 
 extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    gemv_f16_r32n8(const __grid_constant__ GemmParams p) {
+  gemv<f16, 32, 8, GEMV_R32N8_STAGES, GEMV_R32N8_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
     gemv_bf16_r32n16(const __grid_constant__ GemmParams p) {
   gemv<bf16, 32, 16, GEMV_R32N16_STAGES, GEMV_R32N16_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
+    gemv_f16_r32n16(const __grid_constant__ GemmParams p) {
+  gemv<f16, 32, 16, GEMV_R32N16_STAGES, GEMV_R32N16_STEP, Operand::STAGED>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
@@ -240,6 +260,16 @@ extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
 }
 
 extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
+    gemv_f16_r64n16(const __grid_constant__ GemmParams p) {
+  gemv<f16, 64, 16, GEMV_R64N16_STAGES, GEMV_R64N16_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
     gemv_bf16_r64n32(const __grid_constant__ GemmParams p) {
   gemv<bf16, 64, 32, GEMV_R64N32_STAGES, GEMV_R64N32_STEP, Operand::STAGED>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
+    gemv_f16_r64n32(const __grid_constant__ GemmParams p) {
+  gemv<f16, 64, 32, GEMV_R64N32_STAGES, GEMV_R64N32_STEP, Operand::STAGED>(p);
 }

@@ -39,3 +39,13 @@ extern "C" __global__ void __launch_bounds__(KV_APPEND_THREADS)
     kv_append_bf16(const __grid_constant__ KvAppendParams p) {
   kv_append<bf16>(p);
 }
+
+extern "C" __global__ void __launch_bounds__(KV_APPEND_THREADS)
+    kv_append_f16(const __grid_constant__ KvAppendParams p) {
+  kv_append<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(KV_APPEND_THREADS)
+    kv_append_f32(const __grid_constant__ KvAppendParams p) {
+  kv_append<float>(p);
+}

@@ -53,3 +53,13 @@ extern "C" __global__ void __launch_bounds__(KV_GATHER_THREADS)
     kv_gather_bf16(const __grid_constant__ KvGatherParams p) {
   kv_gather<bf16>(p);
 }
+
+extern "C" __global__ void __launch_bounds__(KV_GATHER_THREADS)
+    kv_gather_f16(const __grid_constant__ KvGatherParams p) {
+  kv_gather<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(KV_GATHER_THREADS)
+    kv_gather_f32(const __grid_constant__ KvGatherParams p) {
+  kv_gather<float>(p);
+}

@@ -64,3 +64,13 @@ extern "C" __global__ void __launch_bounds__(LAYER_NORM_THREADS)
     layer_norm_bf16(const __grid_constant__ LayerNormParams p) {
   layer_norm<bf16>(p);
 }
+
+extern "C" __global__ void __launch_bounds__(LAYER_NORM_THREADS)
+    layer_norm_f16(const __grid_constant__ LayerNormParams p) {
+  layer_norm<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(LAYER_NORM_THREADS)
+    layer_norm_f32(const __grid_constant__ LayerNormParams p) {
+  layer_norm<float>(p);
+}

@@ -30,13 +30,13 @@ __device__ __forceinline__ void mrope(const MropeParams& p) {
 
   E* low = static_cast<E*>(p.qkv) + row * p.ld_qkv + int64_t(piece / pieces) * p.D + first;
   E* high = low + half;
-  const uint32_t* table = static_cast<const uint32_t*>(p.table);  // a (cos, sin) pair each
-  const uint32_t* turns[3];
+  const E* table = static_cast<const E*>(p.table);  // (cos, sin) pairs
+  const E* turns[3];
 #pragma unroll
   for (int axis = 0; axis < 3; ++axis) {
     const int table_row = p.ids[axis * int64_t(p.T) + row];
     DEVICE_CHECK(table_row >= 0);
-    turns[axis] = table + int64_t(table_row) * half;
+    turns[axis] = table + int64_t(table_row) * p.D;
   }
 
   const Vec8<E> a = load8(low), b = load8(high);
@@ -44,8 +44,8 @@ __device__ __forceinline__ void mrope(const MropeParams& p) {
 #pragma unroll
   for (int i = 0; i < VEC; ++i) {
     const int j = first + i;
-    const uint32_t* of_axis = j < p.time ? turns[0] : (j < p.time + p.height ? turns[1] : turns[2]);
-    const float2 turn = unpack2<E>(of_axis[j]);
+    const E* of_axis = j < p.time ? turns[0] : (j < p.time + p.height ? turns[1] : turns[2]);
+    const float2 turn = load2(of_axis + 2 * j);
     const float u = float(a.lane[i]), v = float(b.lane[i]);
     a_out.lane[i] = round_to<E>(rounded<E>(u * turn.x) - rounded<E>(v * turn.y));
     b_out.lane[i] = round_to<E>(rounded<E>(v * turn.x) + rounded<E>(u * turn.y));
@@ -57,4 +57,14 @@ __device__ __forceinline__ void mrope(const MropeParams& p) {
 extern "C" __global__ void __launch_bounds__(MROPE_THREADS)
     mrope_bf16(const __grid_constant__ MropeParams p) {
   mrope<bf16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(MROPE_THREADS)
+    mrope_f16(const __grid_constant__ MropeParams p) {
+  mrope<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(MROPE_THREADS)
+    mrope_f32(const __grid_constant__ MropeParams p) {
+  mrope<float>(p);
 }

@@ -58,7 +58,7 @@ __device__ __forceinline__ void patchify(const PatchifyParams& p) {
   E* y = static_cast<E*>(p.y) + int64_t(patch_row) * p.K;
 
   for (int first = lane * VEC; first < p.K; first += WARP * VEC) {
-    Vec8<E> out = from_words<E>(make_uint4(0, 0, 0, 0));
+    Vec8<E> out = zero8<E>();
 #pragma unroll
     for (int i = 0; i < VEC; ++i) {
       const int q = first + i;
@@ -78,4 +78,14 @@ __device__ __forceinline__ void patchify(const PatchifyParams& p) {
 extern "C" __global__ void __launch_bounds__(PATCHIFY_THREADS)
     patchify_bf16(const __grid_constant__ PatchifyParams p) {
   patchify<bf16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(PATCHIFY_THREADS)
+    patchify_f16(const __grid_constant__ PatchifyParams p) {
+  patchify<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(PATCHIFY_THREADS)
+    patchify_f32(const __grid_constant__ PatchifyParams p) {
+  patchify<float>(p);
 }

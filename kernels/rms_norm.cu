@@ -21,7 +21,7 @@ static_assert(THREADS == ROW_THREADS, "the tree of row_sum");
 
 template <typename E>
 __device__ __forceinline__ void rms_norm(const RmsNormParams& p) {
-  static_assert(sizeof(E) * VEC == 16, "a thread moves 16 bytes at a time");
+  static_assert(VEC == 8, "what load8 and store8 move");
   const int64_t row = int64_t(blockIdx.x) * p.C;  // 64-bit: T * C can pass 2^31
   const E* x = static_cast<const E*>(p.x) + row;
   E* residual = p.residual == nullptr ? nullptr : static_cast<E*>(p.residual) + row;
@@ -65,4 +65,14 @@ __device__ __forceinline__ void rms_norm(const RmsNormParams& p) {
 extern "C" __global__ void __launch_bounds__(RMS_NORM_THREADS)
     rms_norm_bf16(const __grid_constant__ RmsNormParams p) {
   rms_norm<bf16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(RMS_NORM_THREADS)
+    rms_norm_f16(const __grid_constant__ RmsNormParams p) {
+  rms_norm<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(RMS_NORM_THREADS)
+    rms_norm_f32(const __grid_constant__ RmsNormParams p) {
+  rms_norm<float>(p);
 }

@@ -55,3 +55,13 @@ extern "C" __global__ void __launch_bounds__(ROPE_VISION_THREADS)
     rope_vision_bf16(const __grid_constant__ RopeVisionParams p) {
   rope_vision<bf16>(p);
 }
+
+extern "C" __global__ void __launch_bounds__(ROPE_VISION_THREADS)
+    rope_vision_f16(const __grid_constant__ RopeVisionParams p) {
+  rope_vision<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(ROPE_VISION_THREADS)
+    rope_vision_f32(const __grid_constant__ RopeVisionParams p) {
+  rope_vision<float>(p);
+}

@@ -18,7 +18,7 @@ constexpr int CHUNK = THREADS * VEC;  // columns of a block
 
 template <typename E>
 __device__ __forceinline__ void silu_mul(const SiluMulParams& p) {
-  static_assert(sizeof(E) * VEC == 16, "a thread moves 16 bytes at a time");
+  static_assert(VEC == 8, "what load8 and store8 move");
   const int chunks = (p.F + CHUNK - 1) / CHUNK;
   const int row = blockIdx.x / chunks;
   const int column = blockIdx.x % chunks * CHUNK + threadIdx.x * VEC;
@@ -38,4 +38,14 @@ __device__ __forceinline__ void silu_mul(const SiluMulParams& p) {
 extern "C" __global__ void __launch_bounds__(SILU_MUL_THREADS)
     silu_mul_bf16(const __grid_constant__ SiluMulParams p) {
   silu_mul<bf16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(SILU_MUL_THREADS)
+    silu_mul_f16(const __grid_constant__ SiluMulParams p) {
+  silu_mul<f16>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(SILU_MUL_THREADS)
+    silu_mul_f32(const __grid_constant__ SiluMulParams p) {
+  silu_mul<float>(p);
 }

@@ -42,8 +42,14 @@ typedef struct AttnDecodeParams {
   KvStrides kv;
   int32_t H, G, ld_pages, max_segments;
   int32_t window;    // keys that a row sees, itself included; INT32_MAX: all
-  float scale_log2;  // log2(e) / sqrt(D)
+  float scale;  // log2(e) / sqrt(D); f32: 1 / sqrt(D)
 } AttnDecodeParams;
+
+// kernels/attn_f32.cu
+// Block size; query rows of a block of the vision and prefill forms; the widest head.
+enum { ATTN_F32_THREADS = 128, ATTN_F32_TILE = 16, ATTN_F32_MAX_D = 128 };
+// Blocks of grid z: they share a work item's 64 query rows.
+enum { ATTN_F32_SPLIT = 4 };
 
 // kernels/attn_prefill.cu
 // Block size; query rows of a block.
@@ -60,7 +66,7 @@ typedef struct AttnPrefillParams {
   KvStrides kv;
   int32_t H, G, ld_pages;
   int32_t window;    // keys that a row sees, itself included; INT32_MAX: all
-  float scale_log2;  // log2(e) / sqrt(D)
+  float scale;  // log2(e) / sqrt(D); f32: 1 / sqrt(D)
   int32_t pad;
 } AttnPrefillParams;
 
@@ -76,7 +82,7 @@ typedef struct AttnVisionParams {
   void* o;                 // [R, ld_o]
   int32_t ld_qkv, ld_o;    // 32 bits: the kernel has no register left for wider strides
   int32_t H;
-  float scale_log2;  // log2(e) / sqrt(D)
+  float scale;  // log2(e) / sqrt(D); f32: 1 / sqrt(D)
 } AttnVisionParams;
 
 // kernels/embed.cu
@@ -93,7 +99,7 @@ typedef struct EmbedParams {
   int32_t T, C, V, I, B, pad;
 } EmbedParams;
 
-// kernels/gemm.cu, kernels/gemv.cu
+// kernels/gemm.cu, kernels/gemv.cu, kernels/gemm_f32.cu
 enum { GEMM_GROUP = 256 };  // K elements of a group: N1 adds the sums of groups in ascending order
 enum {
   GEMM_STORE = 0,       // y = E(sum + bias)
@@ -114,6 +120,7 @@ enum { GEMV_R32N8_STAGES = 2, GEMV_R32N8_STEP = 128 };
 enum { GEMV_R32N16_STAGES = 3, GEMV_R32N16_STEP = 64 };
 enum { GEMV_R64N16_STAGES = 3, GEMV_R64N16_STEP = 64 };
 enum { GEMV_R64N32_STAGES = 2, GEMV_R64N32_STEP = 64 };
+enum { GEMM_F32_THREADS = 256, GEMM_F32_TILE_K = 16 };
 typedef struct GemmParams {
   const void* x;       // E [M, K]
   const void* weight;  // E [N, K]
@@ -187,7 +194,7 @@ typedef struct PatchifyParams {
 } PatchifyParams;
 
 // kernels/rms_norm.cu
-enum { RMS_NORM_THREADS = 256, RMS_NORM_VEC = 8 };  // block size; elements in one 16-byte access
+enum { RMS_NORM_THREADS = 256, RMS_NORM_VEC = 8 };  // block size; elements in one access
 typedef struct RmsNormParams {
   const void* x;       // E [T, C]: the input, or what is added to the residual
   void* residual;      // E [T, C], rewritten with the sum; null: none
@@ -288,7 +295,7 @@ typedef struct ScoreEditsParams {
 } ScoreEditsParams;
 
 // kernels/silu_mul.cu
-enum { SILU_MUL_THREADS = 256, SILU_MUL_VEC = 8 };  // block size; elements in one 16-byte access
+enum { SILU_MUL_THREADS = 256, SILU_MUL_VEC = 8 };  // block size; elements in one access
 typedef struct SiluMulParams {
   const void* gate_up;  // E [T, 2F]: gate, then up
   void* y;              // E [T, F]

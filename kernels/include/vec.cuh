@@ -7,39 +7,39 @@
 using bf16 = __nv_bfloat16;
 using f16 = __half;
 
-// Eight 2-byte elements that one 16-byte access moves.
+// Eight elements: one 16-byte access of 2-byte elements, two of f32.
 template <typename E>
 struct alignas(16) Vec8 {
   E lane[8];
 };
 
-// Vector types by word: an array of 2-byte elements alone does not make nvcc emit one 16-byte
-// access.
+// `at` is 16-byte aligned. A plain load: also right for memory that this launch writes. Moved by
+// words: an array of 2-byte elements alone does not make nvcc emit one 16-byte access.
 template <typename E>
-__device__ __forceinline__ Vec8<E> from_words(uint4 words) {
-  static_assert(sizeof(Vec8<E>) == sizeof(uint4), "eight 2-byte elements");
+__device__ __forceinline__ Vec8<E> load8(const E* at) {
+  constexpr int WORDS = sizeof(Vec8<E>) / sizeof(uint4);
+  uint4 words[WORDS];
+#pragma unroll
+  for (int i = 0; i < WORDS; ++i) words[i] = reinterpret_cast<const uint4*>(at)[i];
   Vec8<E> v;
-  memcpy(&v, &words, sizeof v);
+  memcpy(&v, words, sizeof v);
   return v;
 }
 
 template <typename E>
-__device__ __forceinline__ uint4 to_words(Vec8<E> v) {
-  static_assert(sizeof(Vec8<E>) == sizeof(uint4), "eight 2-byte elements");
-  uint4 words;
-  memcpy(&words, &v, sizeof words);
-  return words;
-}
-
-// `at` is 16-byte aligned. A plain load: also right for memory that this launch writes.
-template <typename E>
-__device__ __forceinline__ Vec8<E> load8(const E* at) {
-  return from_words<E>(*reinterpret_cast<const uint4*>(at));
-}
-
-template <typename E>
 __device__ __forceinline__ void store8(E* at, Vec8<E> v) {
-  *reinterpret_cast<uint4*>(at) = to_words(v);
+  constexpr int WORDS = sizeof(Vec8<E>) / sizeof(uint4);
+  uint4 words[WORDS];
+  memcpy(words, &v, sizeof v);
+#pragma unroll
+  for (int i = 0; i < WORDS; ++i) reinterpret_cast<uint4*>(at)[i] = words[i];
+}
+
+template <typename E>
+__device__ __forceinline__ Vec8<E> zero8() {
+  Vec8<E> v;
+  memset(&v, 0, sizeof v);
+  return v;
 }
 
 // Round to nearest, ties to even.
@@ -52,6 +52,11 @@ __device__ __forceinline__ bf16 round_to<bf16>(float v) {
 template <>
 __device__ __forceinline__ f16 round_to<f16>(float v) {
   return __float2half_rn(v);
+}
+
+template <>
+__device__ __forceinline__ float round_to<float>(float v) {
+  return v;
 }
 
 // A rounding point (N8) inside a formula that goes on in f32.
@@ -90,4 +95,14 @@ __device__ __forceinline__ float2 unpack2<f16>(uint32_t word) {
   __half2 pair;
   memcpy(&pair, &word, sizeof pair);
   return __half22float2(pair);
+}
+
+// Two neighbouring elements as f32, by one access: `at` is on their common boundary.
+template <typename E>
+__device__ __forceinline__ float2 load2(const E* at) {
+  if constexpr (sizeof(E) == sizeof(float)) {
+    return *reinterpret_cast<const float2*>(at);
+  } else {
+    return unpack2<E>(*reinterpret_cast<const uint32_t*>(at));
+  }
 }

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use super::prompts::{self, PictureArgs, PromptArgs};
 use super::{CliError, DeviceArgs, Output, error, warnings};
-use crate::engine::{Clock, Completion, Engine, EngineError, Sampling};
+use crate::{
+    engine::{Clock, Completion, Engine, EngineError, Sampling},
+    units::FloatType,
+};
 
 /// How answers are made.
 #[derive(Debug, Args)]
@@ -49,22 +52,22 @@ pub(crate) struct AnswerArgs {
 /// Types of `--dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum DtypeArg {
-    /// bf16; a checkpoint stored otherwise is converted
+    /// The checkpoint's own
     Auto,
     Bf16,
     F16,
+    /// Exact: without tensor cores, for comparisons
     F32,
 }
 
 impl DtypeArg {
-    /// Refuses types that are not built.
-    pub(crate) fn check(self) -> Result<(), CliError> {
+    /// The type, if one is asked for.
+    pub(crate) fn wish(self) -> Option<FloatType> {
         match self {
-            Self::Auto | Self::Bf16 => Ok(()),
-            Self::F16 | Self::F32 => {
-                let what = "--dtype f16 and f32 are not built; bf16 is";
-                Err(CliError::new("unsupported", error::exit::USAGE, what.to_owned()))
-            }
+            Self::Auto => None,
+            Self::Bf16 => Some(FloatType::Bf16),
+            Self::F16 => Some(FloatType::F16),
+            Self::F32 => Some(FloatType::F32),
         }
     }
 }
@@ -94,12 +97,14 @@ impl AnswerArgs {
         (prompt, pictures): (&PromptArgs, &PictureArgs),
         out: &mut Output,
     ) -> Result<(Engine, Duration), CliError> {
-        self.dtype.check()?;
         let clock = Clock::start();
         out.status("loading");
         let mut builder = Engine::builder(model).device(self.device.choice()?);
         if let Some(tokens) = self.max_model_len {
             builder = builder.max_model_len(tokens);
+        }
+        if let Some(dtype) = self.dtype.wish() {
+            builder = builder.dtype(dtype);
         }
         let engine = prompt.configure(pictures.configure(builder))?.build()?;
         out.status("");
@@ -140,6 +145,7 @@ pub(crate) fn answer(
             "decode": milliseconds(timings.decode),
         },
         "device": engine.device(),
+        "dtype": engine.dtype().to_string(),
         "warnings": warnings::document(&warnings::of(&usage.media, usage.escaped)),
     })
 }

@@ -12,10 +12,7 @@ use super::{
     forward_inputs::{self, Others},
     tensors::{self, Written},
 };
-use crate::{
-    engine::{ForwardInput, ForwardOptions, ForwardOutput, LogitsToKeep, forward},
-    units::FloatType,
-};
+use crate::engine::{ForwardInput, ForwardOptions, ForwardOutput, LogitsToKeep, forward};
 
 /// Arguments of `forward`.
 #[derive(Debug, Args)]
@@ -60,11 +57,10 @@ pub(crate) struct ForwardArgs {
 
 /// Runs the pass and prints what was written.
 pub(crate) fn run(arguments: &ForwardArgs, out: &mut Output) -> Result<u8, CliError> {
-    arguments.dtype.check()?;
     let input = input(arguments)?;
     let options = ForwardOptions {
         device: arguments.device.choice()?,
-        dtype: FloatType::Bf16,
+        dtype: arguments.dtype.wish(),
         hidden_states: arguments.hidden_states,
         attentions: false,
         key_values: arguments.kv,

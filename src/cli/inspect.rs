@@ -11,7 +11,7 @@ use crate::{
         weights,
     },
     model::config::{ModelConfig, TextConfig},
-    units::{Bytes, FloatType, TokenId},
+    units::{Bytes, TokenId},
 };
 
 /// Arguments of `inspect`.
@@ -104,8 +104,9 @@ impl Report {
             format!("generation  {}", self.generation_line()),
             format!("weights     {}", self.weights_line()),
         ];
-        match weights::planned_bytes(&self.config, FloatType::Bf16) {
-            Some(bytes) => lines.push(format!("on device   {bytes} of bf16, padded")),
+        let dtype = weights::own_type(&self.config, &self.checkpoint);
+        match weights::planned_bytes(&self.config, dtype) {
+            Some(bytes) => lines.push(format!("on device   {bytes} of {dtype}, padded")),
             None => lines.push("on device   more bytes than can be counted".to_owned()),
         }
         if self.problems.is_empty() {
@@ -170,6 +171,7 @@ impl Report {
 
     fn document(&self) -> Value {
         let (text, vision, tokens) = (&self.config.text, &self.config.vision, &self.config.tokens);
+        let dtype = weights::own_type(&self.config, &self.checkpoint);
         let generation = &self.generation;
         let ids = |ids: &[TokenId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
         let files = self.checkpoint.files().iter().map(
@@ -228,7 +230,8 @@ impl Report {
             },
             "files": files.collect::<Vec<_>>(),
             "tensors": tensors.collect::<Vec<_>>(),
-            "device_bytes": weights::planned_bytes(&self.config, FloatType::Bf16).map(|bytes| bytes.0),
+            "dtype": dtype.to_string(),
+            "device_bytes": weights::planned_bytes(&self.config, dtype).map(|bytes| bytes.0),
             "problems": self.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "warnings": self.config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })

@@ -18,7 +18,7 @@ use crate::{
     media::{Decoding, FrameWishes, Resizer},
     model::{
         Model, ModelOptions, checkpoint::Checkpoint, config::ModelConfig,
-        generation_config::GenerationConfig, workspace::Workspace,
+        generation_config::GenerationConfig, weights, workspace::Workspace,
     },
     prompt::{Grounding, MediaKind, Processed, Processor},
     units::{FloatType, Tokens},
@@ -32,6 +32,7 @@ const MAX_NEW_TOKENS: usize = 1024;
 pub struct EngineBuilder {
     folder: PathBuf,
     device: DeviceChoice,
+    dtype: Option<FloatType>,
     memory: Option<MemoryLimit>,
     max_model_len: Option<Tokens>,
     max_batch: usize,
@@ -70,6 +71,14 @@ impl EngineBuilder {
     #[must_use]
     pub fn device(mut self, choice: DeviceChoice) -> Self {
         self.device = choice;
+        self
+    }
+
+    /// What to compute in, weights, activations, keys and values alike; without it the
+    /// checkpoint's own type. F32 is exact mode: without tensor cores, for comparisons.
+    #[must_use]
+    pub fn dtype(mut self, dtype: FloatType) -> Self {
+        self.dtype = Some(dtype);
         self
     }
 
@@ -175,6 +184,8 @@ impl EngineBuilder {
         let processor = processor.with_sampling(self.frames)?;
         let (min, max) = self.video_pixels;
         let processor = processor.with_video_pixels(min, max)?;
+        let checkpoint = Checkpoint::open(&self.folder)?;
+        let dtype = self.dtype.unwrap_or_else(|| weights::own_type(&config, &checkpoint));
         let device = Device::open(self.device)?;
         let software = device.located().software;
         let wishes = Wishes {
@@ -187,15 +198,14 @@ impl EngineBuilder {
                 let frame = processor.video_preprocessor().frame().budget();
                 processor.preprocessor().budget().max.max(frame.max)
             },
-            dtype: FloatType::Bf16,
+            dtype,
         };
         let plan = MemoryPlan::new(&config, wishes)?;
-        let checkpoint = Checkpoint::open(&self.folder)?;
         let values = byte_values(&processor)?;
         let options = ModelOptions {
             rope: &plan.rope().values(),
             pages: plan.limits().pages,
-            dtype: FloatType::Bf16,
+            dtype,
             byte_values: Some(&values),
         };
         let (model, loaded) = Model::load(&device, &config, &checkpoint, options)?;
@@ -224,6 +234,7 @@ impl Engine {
         EngineBuilder {
             folder: folder.as_ref().to_owned(),
             device: DeviceChoice::Auto,
+            dtype: None,
             memory: None,
             max_model_len: None,
             max_batch: MAX_BATCH,
@@ -272,6 +283,11 @@ impl Engine {
     /// The driver's name of the device.
     pub fn device_name(&self) -> &str {
         &self.shared.device_name
+    }
+
+    /// What it computes in.
+    pub fn dtype(&self) -> FloatType {
+        self.shared.plan.dtype()
     }
 
     /// Device memory by purpose.

@@ -135,6 +135,11 @@ impl MemoryPlan {
         Ok(Self { workspace, weights, rope, rope_bytes, budget, prefill_chunk })
     }
 
+    /// What the model computes in.
+    pub(crate) fn dtype(&self) -> FloatType {
+        self.workspace.dtype()
+    }
+
     /// The largest step.
     pub(crate) fn limits(&self) -> StepLimits {
         self.workspace.limits()

@@ -222,6 +222,13 @@ impl Weights {
     }
 }
 
+/// What a checkpoint is computed in unless something else is asked for: the type that its
+/// configuration names, else the one that its embedding table is stored in.
+pub fn own_type(config: &ModelConfig, checkpoint: &Checkpoint) -> FloatType {
+    let stored = || checkpoint.tensor(names::EMBED).and_then(|tensor| tensor.dtype.float());
+    config.stored_type.or_else(stored).unwrap_or_default()
+}
+
 /// The smallest multiple of [`WIDTH_STEP`] that holds `width`.
 pub fn padded(width: usize) -> usize {
     width.next_multiple_of(WIDTH_STEP)

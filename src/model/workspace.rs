@@ -155,6 +155,11 @@ impl WorkspacePlan {
         plan().ok_or(ModelError::StepTooLarge)
     }
 
+    /// The type that it is for.
+    pub fn dtype(&self) -> FloatType {
+        self.dtype
+    }
+
     /// The largest step it is for.
     pub fn limits(&self) -> StepLimits {
         self.limits

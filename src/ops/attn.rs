@@ -3,8 +3,34 @@
 use super::{OpError, check_dim, dim};
 use crate::units::Tokens;
 
+/// What the forms of an attention op differ in.
+pub(super) struct Form {
+    /// Entry point.
+    pub(super) symbol: &'static str,
+    /// Threads of a block.
+    pub(super) threads: u32,
+    /// Blocks along z.
+    pub(super) depth: u32,
+    /// Dynamic shared memory of a block.
+    pub(super) shared_bytes: u32,
+    /// What scores are multiplied with.
+    pub(super) scale: f32,
+}
+
+/// A form on tensor cores, with `rows` rows of D elements in shared memory.
+pub(super) fn half_form(
+    op: &'static str,
+    symbol: &'static str,
+    threads: u32,
+    rows: u32,
+    head_dim: usize,
+) -> Result<Form, OpError> {
+    let shared_bytes = shared_bytes(op, rows, head_dim * size_of::<u16>())?;
+    Ok(Form { symbol, threads, depth: 1, shared_bytes, scale: scale_log2(head_dim) })
+}
+
 /// `log2(e) / sqrt(D)`: exp of a scaled score is exp2 of the score times this (kernels N4).
-pub(super) fn scale_log2(head_dim: usize) -> f32 {
+fn scale_log2(head_dim: usize) -> f32 {
     #[expect(clippy::cast_possible_truncation, reason = "the kernels take the nearest f32")]
     let scale = (std::f64::consts::LOG2_E / (head_dim as f64).sqrt()) as f32;
     scale
@@ -18,7 +44,7 @@ pub(super) fn window(op: &'static str, window: Option<Tokens>) -> Result<i32, Op
 }
 
 /// Dynamic shared memory of `rows` rows.
-pub(super) fn shared_bytes(op: &'static str, rows: u32, row_bytes: usize) -> Result<u32, OpError> {
+fn shared_bytes(op: &'static str, rows: u32, row_bytes: usize) -> Result<u32, OpError> {
     let row_bytes = dim(op, "D", row_bytes)?.cast_unsigned();
     rows.checked_mul(row_bytes).ok_or(OpError::Dim {
         op,

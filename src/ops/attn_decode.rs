@@ -1,13 +1,14 @@
 //! Attention of one new row of each sequence over pages, split over segments of its keys. Kernel
 //! `kernels/attn_decode.cu`, oracle [`crate::reference::attn_decode`].
 
+use super::attn::Form;
 use super::kv::{KvCache, KvLayout};
 use super::params::{
     ATTN_DECODE_HEADS, ATTN_DECODE_SEGMENT, ATTN_DECODE_SHARED_ROWS, ATTN_DECODE_THREADS,
     AttnDecodeParams,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, check_dim, check_len, check_types, dim, product};
+use super::{Cost, OpError, attn, attn_f32, check_dim, check_len, check_types, dim, product};
 use crate::device::{Device, FloatView, FloatViewMut, Grid, View, ViewMut};
 use crate::units::{Bytes, FloatType, Tokens};
 
@@ -131,7 +132,7 @@ impl AttnDecode<'_> {
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
         let KvCache { layout, .. } = self.cache;
         let dtype = self.qkv.dtype();
-        let symbol = symbol(layout.head_dim, dtype)?;
+        let form = form(layout.head_dim, dtype)?;
         attn::check_heads(OP, self.heads, layout.kv_heads)?;
         dim(OP, "T", self.rows.0)?;
         let strides = self.cache.check(OP)?;
@@ -163,18 +164,17 @@ impl AttnDecode<'_> {
             ld_pages: dim(OP, "pages_per_sequence", self.cache.pages_per_sequence)?,
             max_segments: dim(OP, "max_segments", self.parts.max_segments)?,
             window: attn::window(OP, self.window)?,
-            scale_log2: attn::scale_log2(layout.head_dim),
+            scale: form.scale,
         };
-        let row_bytes = layout.head_dim * self.qkv.dtype().size();
         let grid = Grid {
-            blocks: [dim(OP, "work", items)?.cast_unsigned(), blocks, 1],
-            threads: ATTN_DECODE_THREADS,
-            shared_bytes: attn::shared_bytes(OP, ATTN_DECODE_SHARED_ROWS, row_bytes)?,
+            blocks: [dim(OP, "work", items)?.cast_unsigned(), blocks, form.depth],
+            threads: form.threads,
+            shared_bytes: form.shared_bytes,
         };
         // SAFETY: lengths are checked above; the work list, page table and `cu_rows` agree by the
         // caller's contract, which engine/batch.rs checks on the host; a view starts on a 16-byte
         // boundary; the borrows keep `o` and the parts apart from the inputs and each other.
-        unsafe { device.launch(symbol, grid, &params) }?;
+        unsafe { device.launch(form.symbol, grid, &params) }?;
         Ok(())
     }
 
@@ -200,16 +200,20 @@ impl AttnDecode<'_> {
     }
 }
 
-fn symbol(head_dim: usize, dtype: FloatType) -> Result<&'static str, OpError> {
-    match head_dim {
-        32 => Ok(dtype.pick(["attn_decode_bf16_d32", "attn_decode_f16_d32", "attn_decode_f32"])),
-        64 => Ok(dtype.pick(["attn_decode_bf16_d64", "attn_decode_f16_d64", "attn_decode_f32"])),
-        128 => Ok(dtype.pick(["attn_decode_bf16_d128", "attn_decode_f16_d128", "attn_decode_f32"])),
+/// The form of a head width and a type.
+fn form(head_dim: usize, dtype: FloatType) -> Result<Form, OpError> {
+    let [bf16, f16] = match (dtype, head_dim) {
+        (FloatType::F32, _) => return attn_f32::of_heads(OP, "attn_decode_f32", head_dim),
+        (_, 32) => ["attn_decode_bf16_d32", "attn_decode_f16_d32"],
+        (_, 64) => ["attn_decode_bf16_d64", "attn_decode_f16_d64"],
+        (_, 128) => ["attn_decode_bf16_d128", "attn_decode_f16_d128"],
         _ => {
             let rule = "attn_decode is built for D = 32, 64 and 128";
-            Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule })
+            return Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule });
         }
-    }
+    };
+    let symbol = if dtype == FloatType::Bf16 { bf16 } else { f16 };
+    attn::half_form(OP, symbol, ATTN_DECODE_THREADS, ATTN_DECODE_SHARED_ROWS, head_dim)
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 
 use std::cmp::Reverse;
 
+use super::attn::Form;
 use super::kv::KvCache;
 use super::params::{
     ATTN_PREFILL_SHARED_ROWS, ATTN_PREFILL_THREADS, ATTN_PREFILL_TILE, AttnPrefillParams,
     PAGE_TOKENS,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, check_len, check_types, dim, product};
+use super::{Cost, OpError, attn, attn_f32, check_len, check_types, dim, product};
 use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
 use crate::units::{Bytes, FloatType, Tokens};
 
@@ -98,7 +99,7 @@ impl AttnPrefill<'_> {
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
         let KvCache { layout, .. } = self.cache;
         let dtype = self.qkv.dtype();
-        let symbol = symbol(layout.head_dim, dtype)?;
+        let form = form(layout.head_dim, dtype)?;
         attn::check_heads(OP, self.heads, layout.kv_heads)?;
         dim(OP, "T", self.rows.0)?;
         let strides = self.cache.check(OP)?;
@@ -125,35 +126,36 @@ impl AttnPrefill<'_> {
             G: dim(OP, "G", layout.kv_heads)?,
             ld_pages: dim(OP, "pages_per_sequence", self.cache.pages_per_sequence)?,
             window: attn::window(OP, self.window)?,
-            scale_log2: attn::scale_log2(layout.head_dim),
+            scale: form.scale,
             pad: 0,
         };
-        let row_bytes = layout.head_dim * self.qkv.dtype().size();
         let grid = Grid {
-            blocks: [dim(OP, "work", items)?.cast_unsigned(), params.H.cast_unsigned(), 1],
-            threads: ATTN_PREFILL_THREADS,
-            shared_bytes: attn::shared_bytes(OP, ATTN_PREFILL_SHARED_ROWS, row_bytes)?,
+            blocks: [dim(OP, "work", items)?.cast_unsigned(), params.H.cast_unsigned(), form.depth],
+            threads: form.threads,
+            shared_bytes: form.shared_bytes,
         };
         // SAFETY: lengths are checked above; the work list, page table and `cu_rows` agree by the
         // caller's contract, which engine/batch.rs checks on the host; a view starts on a 16-byte
         // boundary; the borrows keep `o` apart from the inputs.
-        unsafe { device.launch(symbol, grid, &params) }?;
+        unsafe { device.launch(form.symbol, grid, &params) }?;
         Ok(())
     }
 }
 
-fn symbol(head_dim: usize, dtype: FloatType) -> Result<&'static str, OpError> {
-    match head_dim {
-        32 => Ok(dtype.pick(["attn_prefill_bf16_d32", "attn_prefill_f16_d32", "attn_prefill_f32"])),
-        64 => Ok(dtype.pick(["attn_prefill_bf16_d64", "attn_prefill_f16_d64", "attn_prefill_f32"])),
-        128 => {
-            Ok(dtype.pick(["attn_prefill_bf16_d128", "attn_prefill_f16_d128", "attn_prefill_f32"]))
-        }
+/// The form of a head width and a type.
+fn form(head_dim: usize, dtype: FloatType) -> Result<Form, OpError> {
+    let [bf16, f16] = match (dtype, head_dim) {
+        (FloatType::F32, _) => return attn_f32::of_tiles(OP, "attn_prefill_f32", head_dim),
+        (_, 32) => ["attn_prefill_bf16_d32", "attn_prefill_f16_d32"],
+        (_, 64) => ["attn_prefill_bf16_d64", "attn_prefill_f16_d64"],
+        (_, 128) => ["attn_prefill_bf16_d128", "attn_prefill_f16_d128"],
         _ => {
             let rule = "attn_prefill is built for D = 32, 64 and 128";
-            Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule })
+            return Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule });
         }
-    }
+    };
+    let symbol = if dtype == FloatType::Bf16 { bf16 } else { f16 };
+    attn::half_form(OP, symbol, ATTN_PREFILL_THREADS, ATTN_PREFILL_SHARED_ROWS, head_dim)
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 
 use std::cmp::Reverse;
 
+use super::attn::Form;
 use super::params::{
     ATTN_VISION_SHARED_ROWS, ATTN_VISION_THREADS, ATTN_VISION_TILE, AttnVisionParams,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, check_len, check_types, dim, product};
+use super::{Cost, OpError, attn, attn_f32, check_len, check_types, dim, product};
 use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
 use crate::units::{Bytes, FloatType, PatchRows};
 
@@ -62,7 +63,7 @@ impl AttnVision<'_> {
     /// [`OpError::Shape`] if a view is not as long as its shape; [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
         let dtype = self.qkv.dtype();
-        let symbol = symbol(self.head_dim, dtype)?;
+        let form = form(self.head_dim, dtype)?;
         attn::check_heads(OP, self.heads, self.heads)?;
         dim(OP, "R", self.rows.0)?;
         let width = product(OP, "H", self.heads, self.head_dim)?;
@@ -82,32 +83,35 @@ impl AttnVision<'_> {
             ld_qkv: dim(OP, "H", fused)?,
             ld_o: dim(OP, "H", width)?,
             H: dim(OP, "H", self.heads)?,
-            scale_log2: attn::scale_log2(self.head_dim),
+            scale: form.scale,
         };
-        let row_bytes = self.head_dim * self.qkv.dtype().size();
         let grid = Grid {
-            blocks: [dim(OP, "work", items)?.cast_unsigned(), params.H.cast_unsigned(), 1],
-            threads: ATTN_VISION_THREADS,
-            shared_bytes: attn::shared_bytes(OP, ATTN_VISION_SHARED_ROWS, row_bytes)?,
+            blocks: [dim(OP, "work", items)?.cast_unsigned(), params.H.cast_unsigned(), form.depth],
+            threads: form.threads,
+            shared_bytes: form.shared_bytes,
         };
         // SAFETY: lengths are checked above, and the work list names rows of `cu_rows` alone (a
         // list of other frames is the caller's bug, bounded by the device's checker in tests); a
         // view starts on a 16-byte boundary; the borrows keep `o` apart from the inputs.
-        unsafe { device.launch(symbol, grid, &params) }?;
+        unsafe { device.launch(form.symbol, grid, &params) }?;
         Ok(())
     }
 }
 
-fn symbol(head_dim: usize, dtype: FloatType) -> Result<&'static str, OpError> {
-    match head_dim {
-        32 => Ok(dtype.pick(["attn_vision_bf16_d32", "attn_vision_f16_d32", "attn_vision_f32"])),
-        64 => Ok(dtype.pick(["attn_vision_bf16_d64", "attn_vision_f16_d64", "attn_vision_f32"])),
-        80 => Ok(dtype.pick(["attn_vision_bf16_d80", "attn_vision_f16_d80", "attn_vision_f32"])),
+/// The form of a head width and a type.
+fn form(head_dim: usize, dtype: FloatType) -> Result<Form, OpError> {
+    let [bf16, f16] = match (dtype, head_dim) {
+        (FloatType::F32, _) => return attn_f32::of_tiles(OP, "attn_vision_f32", head_dim),
+        (_, 32) => ["attn_vision_bf16_d32", "attn_vision_f16_d32"],
+        (_, 64) => ["attn_vision_bf16_d64", "attn_vision_f16_d64"],
+        (_, 80) => ["attn_vision_bf16_d80", "attn_vision_f16_d80"],
         _ => {
             let rule = "attn_vision is built for D = 32, 64 and 80";
-            Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule })
+            return Err(OpError::Dim { op: OP, dim: "D", found: head_dim, rule });
         }
-    }
+    };
+    let symbol = if dtype == FloatType::Bf16 { bf16 } else { f16 };
+    attn::half_form(OP, symbol, ATTN_VISION_THREADS, ATTN_VISION_SHARED_ROWS, head_dim)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Linear layers: rows times a weight, bias and activation or residual in the same launch. Kernels
-//! `kernels/gemm.cu` (tiles) and `kernels/gemv.cu` (few rows), oracle [`crate::reference::gemm`].
+//! `kernels/gemm.cu` (tiles), `kernels/gemv.cu` (few rows) and `kernels/gemm_f32.cu`, oracle
+//! [`crate::reference::gemm`].
 //!
 //! [`Gemm`] is the one entry for every linear layer. It chooses the kernel from the shape alone;
 //! all choices give the same bits (docs/numerics.md, N1), so the choice is a matter of speed.
 
-use super::gemv;
 use super::params::{
     GEMM_32X64_STAGES, GEMM_32X64_THREADS, GEMM_64X64_STAGES, GEMM_64X64_THREADS,
     GEMM_128X64_STAGES, GEMM_128X64_THREADS, GEMM_128X128_STAGES, GEMM_128X128_THREADS,
@@ -12,6 +12,7 @@ use super::params::{
     GemmParams,
 };
 use super::{Cost, OpError, check_dim, check_len, check_types, dim, product};
+use super::{gemm_f32, gemv};
 use crate::device::{Device, FloatView, FloatViewMut, Grid, ViewMut};
 use crate::units::{Bytes, FloatType};
 
@@ -147,7 +148,7 @@ impl Limits {
     }
 }
 
-/// The variant for a shape: a pure function, so a shape runs the same everywhere on a device.
+/// The variant for a shape in bf16 or f16: a pure function, so a shape runs the same everywhere on a device.
 pub fn choose(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
     if limits.software {
         return choose_software(rows, outputs, limits);
@@ -228,7 +229,10 @@ impl Gemm<'_> {
             shared: device.shared_limit(),
             software: device.located().software,
         };
-        let variant = choose(self.rows, self.outputs, limits);
+        let variant = match self.x.dtype() {
+            FloatType::Bf16 | FloatType::F16 => choose(self.rows, self.outputs, limits),
+            FloatType::F32 => gemm_f32::choose(self.rows),
+        };
         self.launch_as(variant, device)
     }
 

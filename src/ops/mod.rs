@@ -7,10 +7,12 @@ use crate::units::{Bytes, FloatType};
 
 mod attn;
 pub mod attn_decode;
+mod attn_f32;
 pub mod attn_prefill;
 pub mod attn_vision;
 pub mod embed;
 pub mod gemm;
+pub mod gemm_f32;
 pub mod gemv;
 mod grid;
 pub mod kv;

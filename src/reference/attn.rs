@@ -1,6 +1,6 @@
 //! One query against keys and values, the formula that the three attention oracles share.
 
-use half::bf16;
+use crate::units::Float;
 
 /// Head counts and width of an attention.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +27,12 @@ pub struct Attended {
 }
 
 /// Attention of one query `[D]` to rows of keys and values, `[D]` each (docs/spec.md, 9.2).
-pub(super) fn attend<'a>(
-    query: &[bf16],
-    rows: impl Iterator<Item = (&'a [bf16], &'a [bf16])>,
+pub(super) fn attend<'a, T: Float>(
+    query: &[T],
+    rows: impl Iterator<Item = (&'a [T], &'a [T])>,
 ) -> Attended {
     let scale = (query.len() as f64).sqrt();
-    let (scores, values): (Vec<f64>, Vec<&[bf16]>) = rows
+    let (scores, values): (Vec<f64>, Vec<&[T]>) = rows
         .map(|(key, value)| {
             let dot: f64 = query.iter().zip(key).map(|(q, k)| q.to_f64() * k.to_f64()).sum();
             (dot / scale, value)
@@ -58,13 +58,13 @@ pub(super) fn attend<'a>(
 }
 
 /// Row `row` of head `head` in `[rows, heads, D]`.
-pub(super) fn head_row(
-    data: &[bf16],
+pub(super) fn head_row<T: Float>(
+    data: &[T],
     heads: usize,
     dim: usize,
     row: usize,
     head: usize,
-) -> &[bf16] {
+) -> &[T] {
     let start = (row * heads + head) * dim;
     &data[start..start + dim]
 }

@@ -1,15 +1,15 @@
 //! Scalar oracle of `kernels/attn_decode.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 use super::attn::{Attended, Heads, attend, head_row};
 
 /// The newest row of one sequence: `query` `[H, D]` against `keys` and `values` `[S, G, D]`, its
 /// own among them; it sees the last `window`. One entry for each head.
-pub fn attn_decode(
-    query: &[bf16],
-    keys: &[bf16],
-    values: &[bf16],
+pub fn attn_decode<T: Float>(
+    query: &[T],
+    keys: &[T],
+    values: &[T],
     shape: Heads,
     window: Option<usize>,
 ) -> Vec<Attended> {

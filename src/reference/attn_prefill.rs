@@ -1,16 +1,16 @@
 //! Scalar oracle of `kernels/attn_prefill.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 use super::attn::{Attended, Heads, attend, head_row};
 
 /// The new rows of one sequence: `queries` `[rows, H, D]` against `keys` and `values` `[S, G, D]`,
 /// whose last rows are theirs. Row i has position `S - rows + i`, sees the keys up to it, and of
 /// those the last `window`. One entry for each row and head, row by row.
-pub fn attn_prefill(
-    queries: &[bf16],
-    keys: &[bf16],
-    values: &[bf16],
+pub fn attn_prefill<T: Float>(
+    queries: &[T],
+    keys: &[T],
+    values: &[T],
     shape: Heads,
     window: Option<usize>,
 ) -> Vec<Attended> {

@@ -1,13 +1,13 @@
 //! Scalar oracle of `kernels/attn_vision.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 use super::attn::{Attended, attend, head_row};
 
 /// Rows `qkv` `[R, 3, heads, D]` of frames of the given `lengths`: each row against all rows of its
 /// frame. One entry for each row and head, row by row.
-pub fn attn_vision(
-    qkv: &[bf16],
+pub fn attn_vision<T: Float>(
+    qkv: &[T],
     lengths: &[usize],
     heads: usize,
     head_dim: usize,

@@ -1,17 +1,17 @@
 //! Scalar oracle of `kernels/embed.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 /// Rows of `[any, channels]` matrices chosen by number: `image_rows[source]` where `source` is not
 /// negative, else `table[id]`. `None` where the row does not exist.
-pub fn embed<'a>(
-    table: &'a [bf16],
-    image_rows: &'a [bf16],
+pub fn embed<'a, T: Float>(
+    table: &'a [T],
+    image_rows: &'a [T],
     ids: &[i32],
     source: &[i32],
     channels: usize,
-) -> Vec<Option<&'a [bf16]>> {
-    let row = |matrix: &'a [bf16], number: i32| {
+) -> Vec<Option<&'a [T]>> {
+    let row = |matrix: &'a [T], number: i32| {
         let number = usize::try_from(number).ok()?;
         matrix.chunks_exact(channels).nth(number)
     };

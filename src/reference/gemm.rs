@@ -1,6 +1,6 @@
 //! Scalar oracle of `kernels/gemm.cu` and `kernels/gemv.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 /// One output of a linear layer before any rounding.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,7 +12,7 @@ pub struct Sum {
 }
 
 /// `x` `[M, K]` times `weight` `[N, K]` transposed, plus `bias` `[N]`: `[M, N]`, in f64.
-pub fn linear(x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>, inputs: usize) -> Vec<Sum> {
+pub fn linear<T: Float>(x: &[T], weight: &[T], bias: Option<&[T]>, inputs: usize) -> Vec<Sum> {
     let weight: Vec<f64> = weight.iter().map(|w| w.to_f64()).collect();
     let mut sums = Vec::new();
     for row in x.chunks_exact(inputs) {
@@ -30,18 +30,18 @@ pub fn linear(x: &[bf16], weight: &[bf16], bias: Option<&[bf16]>, inputs: usize)
     sums
 }
 
-/// `bf16(x * bf16(sigmoid(bf16(1.702 x))))`: QuickGELU with the reference's rounding points.
-pub fn quick_gelu(x: bf16) -> bf16 {
-    let scaled = bf16::from_f32(1.702 * x.to_f32());
-    let gate = bf16::from_f64(1.0 / (1.0 + (-scaled.to_f64()).exp()));
-    bf16::from_f64(x.to_f64() * gate.to_f64())
+/// `E(x * E(sigmoid(E(1.702 x))))`: QuickGELU with the reference's rounding points.
+pub fn quick_gelu<T: Float>(x: T) -> T {
+    let scaled = T::from_f32(1.702 * x.to_f32());
+    let gate = T::from_f64(1.0 / (1.0 + (-scaled.to_f64()).exp()));
+    T::from_f64(x.to_f64() * gate.to_f64())
 }
 
-/// `bf16(x / 2 * (1 + erf(x / sqrt(2))))`.
-pub fn gelu_erf(x: bf16) -> bf16 {
+/// `E(x / 2 * (1 + erf(x / sqrt(2))))`.
+pub fn gelu_erf<T: Float>(x: T) -> T {
     let x = x.to_f64();
     // 1 + erf(-a) = erfc(a): no cancellation far below zero.
-    bf16::from_f64(0.5 * x * erfc(-x * std::f64::consts::FRAC_1_SQRT_2))
+    T::from_f64(0.5 * x * erfc(-x * std::f64::consts::FRAC_1_SQRT_2))
 }
 
 /// The complementary error function, to about 1e-15 relative.

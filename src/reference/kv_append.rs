@@ -1,6 +1,6 @@
 //! Scalar oracle of `kernels/kv_append.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 use super::attn::Heads;
 
@@ -18,9 +18,9 @@ pub fn pool_index(
 }
 
 /// Copies keys and values of `qkv` `[T, H + 2G, D]` to their slots of one layer; -1 skips a row.
-pub fn kv_append(
-    pool: &mut [bf16],
-    qkv: &[bf16],
+pub fn kv_append<T: Float>(
+    pool: &mut [T],
+    qkv: &[T],
     slots: &[i32],
     shape: Heads,
     (layers, layer): (usize, usize),

@@ -1,6 +1,6 @@
 //! Scalar oracle of `kernels/layer_norm.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 /// One channel before its rounding, and the size of what was added up for it.
 #[derive(Clone, Copy, Debug)]
@@ -12,7 +12,7 @@ pub struct Normed {
 }
 
 /// `x` `[R, C]` with `C = weight.len()` (docs/spec.md, 8.3); var is the biased variance.
-pub fn layer_norm(x: &[bf16], weight: &[bf16], bias: &[bf16], eps: f32) -> Vec<Normed> {
+pub fn layer_norm<T: Float>(x: &[T], weight: &[T], bias: &[T], eps: f32) -> Vec<Normed> {
     let mut all = Vec::with_capacity(x.len());
     for row in x.chunks_exact(weight.len()) {
         let count = row.len() as f64;

@@ -1,6 +1,6 @@
 //! Scalar oracle of `kernels/mrope.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 /// Turns the first `rotated` heads of each row of `qkv` `[T, heads of a row, D]` in place, by
 /// `table` `[n, D / 2, 2]` of cos and sin. `ids[axis][t]` is the table's row of a token's time,
@@ -8,9 +8,9 @@ use half::bf16;
 ///
 /// Three roundings, as the reference's bf16 run has them; the products are exact in f64, and the
 /// sum is f32's, which a 16-bit addition of the reference is made of.
-pub fn mrope(
-    qkv: &mut [bf16],
-    table: &[bf16],
+pub fn mrope<T: Float>(
+    qkv: &mut [T],
+    table: &[T],
     ids: &[Vec<usize>; 3],
     sections: [usize; 3],
     rotated: usize,
@@ -28,10 +28,10 @@ pub fn mrope(
                     2
                 };
                 let turn = 2 * (ids[axis][t] * half + j);
-                let product = |a: bf16, b: bf16| bf16::from_f64(a.to_f64() * b.to_f64()).to_f32();
+                let product = |a: T, b: T| T::from_f64(a.to_f64() * b.to_f64()).to_f32();
                 let (cos, sin, low, high) = (table[turn], table[turn + 1], x[j], x[j + half]);
-                x[j] = bf16::from_f32(product(low, cos) - product(high, sin));
-                x[j + half] = bf16::from_f32(product(high, cos) + product(low, sin));
+                x[j] = T::from_f32(product(low, cos) - product(high, sin));
+                x[j + half] = T::from_f32(product(high, cos) + product(low, sin));
             }
         }
     }

@@ -1,8 +1,6 @@
 //! Scalar oracle of `kernels/patch_embed.cu`.
 
-use half::bf16;
-
-use crate::units::GridThw;
+use crate::units::{Float, GridThw};
 
 /// Frames of pixels and how they are cut into patches.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +31,11 @@ impl Frames<'_> {
 
 /// The permutation of docs/spec.md 3.8, axis by axis: `[gt, gh/M, gw/M, M, M, C, Tp, P, P]`, each
 /// row padded with zeros to `depth`. `value` is the normalised value of a colour's byte.
-pub fn patch_rows(
+pub fn patch_rows<T: Float>(
     frames: Frames<'_>,
     depth: usize,
-    value: impl Fn(usize, u8) -> bf16,
-) -> Vec<bf16> {
+    value: impl Fn(usize, u8) -> T,
+) -> Vec<T> {
     let Frames { grid, patch, temporal, merge, .. } = frames;
     let mut rows = Vec::new();
     for group in 0..grid.t {
@@ -58,7 +56,7 @@ pub fn patch_rows(
                             }
                         }
                     }
-                    rows.resize(start + depth, bf16::ZERO);
+                    rows.resize(start + depth, T::default());
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Scalar oracle of `kernels/rope_vision.cu`.
 
-use half::bf16;
+use crate::units::Float;
 
 /// One element before its rounding, and the size of what was added up for it.
 #[derive(Clone, Copy, Debug)]
@@ -13,8 +13,8 @@ pub struct Rotated {
 
 /// Rows `qkv` `[R, 3, heads, D]` at `positions` `[R, 2]` (row, column), with `table`
 /// `[n, D / 4, 2]` of cos and sin: queries and keys are rotated (docs/spec.md, 8.2).
-pub fn rope_vision(
-    qkv: &[bf16],
+pub fn rope_vision<T: Float>(
+    qkv: &[T],
     table: &[f32],
     positions: &[[usize; 2]],
     heads: usize,

@@ -1,5 +1,6 @@
-//! Forward passes in bf16 against the reference's f32 run, within the tolerances of the goldens'
-//! README: 1.5 times the rms and 2.5 times the largest error of the reference's own bf16 run.
+//! Forward passes in each type against the reference's f32 run, within the tolerances of the
+//! goldens' README: in f32 a fixed one, in bf16 and f16 1.5 times the rms and 2.5 times the largest
+//! error of the reference's own run in that type.
 
 use std::collections::BTreeMap;
 
@@ -7,17 +8,20 @@ use qwen2vl::{
     device::DeviceChoice,
     engine::{ForwardInput, ForwardOptions, ForwardOutput, PositionIds, forward},
     settings,
-    units::{GridThw, TokenId},
+    units::{FloatType, GridThw, TokenId},
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::support::checkpoint::{golden_cases, goldens, input_tensors, model_folder, not_yet};
 
-/// (times the rms error, times the largest error) of the reference's run in bf16.
+/// (rms, largest) error of a run in f32.
+const EXACT: (f64, f64) = (2e-5, 1e-4);
+/// (times the rms error, times the largest error) of the reference's run in bf16 or f16.
 const NARROW: (f64, f64) = (1.5, 2.5);
-/// No limit is below these.
-const FLOOR: (f64, f64) = (2e-3, 6e-3);
+/// No limit of bf16 or f16 is below these.
+const FLOOR_BF16: (f64, f64) = (2e-3, 6e-3);
+const FLOOR_F16: (f64, f64) = (3e-4, 1e-3);
 /// Inputs that are built.
 const INPUTS: &[&str] = &[
     "input_ids",
@@ -54,16 +58,15 @@ fn forward_passes_are_within_tolerance_or_listed() {
             let name = case["name"].as_str().unwrap();
             if is_built(case) {
                 assert!(!listed.contains_key(name), "{name} runs, but is listed as not built");
-                check(folder.path(), case, "forward");
-                run += 1;
+                run += check(folder.path(), case, "forward", &FloatType::ALL);
             } else {
                 assert!(listed.remove(name).is_some(), "{name} is neither run nor listed");
             }
         }
     }
-    println!("forward: {run} cases run, {} not yet", not_yet("forward").len());
+    println!("forward: {run} runs, {} cases not yet", not_yet("forward").len());
     assert!(listed.is_empty(), "listed, but no such case: {listed:?}");
-    assert!(run >= 50, "only {run} cases run");
+    assert!(run >= 104, "only {run} runs");
 }
 
 #[test]
@@ -71,23 +74,50 @@ fn the_real_widths_are_within_tolerance() {
     let document = golden_cases("wide");
     let folder = model_folder(&document["model"]);
     for case in document["cases"].as_array().unwrap() {
-        check(folder.path(), case, "wide");
+        assert_eq!(check(folder.path(), case, "wide", &[FloatType::Bf16]), 1);
     }
 }
 
-/// Whether all inputs of a case are built and the reference has a bf16 run to compare with.
+/// Whether all inputs of a case are built.
 fn is_built(case: &Value) -> bool {
     let inputs = case["inputs"].as_object().unwrap();
     let compared = case["compare"].as_object().unwrap();
     inputs.keys().all(|name| INPUTS.contains(&name.as_str()))
         && compared.keys().all(|name| !name.starts_with("attentions"))
-        && !case["error"]["BF16"].is_null()
 }
 
-fn check(folder: &std::path::Path, case: &Value, kind: &str) {
-    let label = format!("{kind}/{}", case["name"].as_str().unwrap());
+/// Runs a case in those of `types` for which there is something to compare with; how many.
+fn check(folder: &std::path::Path, case: &Value, kind: &str, types: &[FloatType]) -> usize {
+    let has = |dtype: &FloatType| limits(case, *dtype).is_some();
+    let run = types.iter().copied().filter(has);
+    run.map(|dtype| check_as(folder, case, kind, dtype)).count()
+}
+
+/// The (rms, largest) error that a tensor may have in a type, if it is compared in that type.
+type Limits<'a> = Box<dyn Fn(&str) -> Option<(f64, f64)> + 'a>;
+
+fn limits(case: &Value, dtype: FloatType) -> Option<Limits<'_>> {
+    let floor = match dtype {
+        FloatType::F32 => return Some(Box::new(|_| Some(EXACT))),
+        FloatType::Bf16 => FLOOR_BF16,
+        FloatType::F16 => FLOOR_F16,
+    };
+    let errors = &case["error"][dtype.to_string().to_uppercase()];
+    errors.is_object().then(|| -> Limits<'_> {
+        Box::new(move |name| {
+            let error = &errors[name];
+            let rms = error["rms"].as_f64()?;
+            let max = error["max"].as_f64()?;
+            Some(((NARROW.0 * rms).max(floor.0), (NARROW.1 * max).max(floor.1)))
+        })
+    })
+}
+
+fn check_as(folder: &std::path::Path, case: &Value, kind: &str, dtype: FloatType) {
+    let label = format!("{kind}/{} in {dtype}", case["name"].as_str().unwrap());
+    let limits = limits(case, dtype).unwrap();
     let input = input(case);
-    let options = ForwardOptions { hidden_states: true, ..options() };
+    let options = ForwardOptions { hidden_states: true, dtype: Some(dtype), ..options() };
     let output = forward(folder, &input, &options).unwrap_or_else(|error| {
         panic!("{label}: {error}");
     });
@@ -96,10 +126,7 @@ fn check(folder: &std::path::Path, case: &Value, kind: &str) {
     let stored = SafeTensors::deserialize(&bytes).unwrap();
     let mut compared = 0;
     for (name, kept) in case["compare"].as_object().unwrap() {
-        let error = &case["error"]["BF16"][name];
-        if error.is_null() {
-            continue;
-        }
+        let Some(limits) = limits(name) else { continue };
         let tensor = output.tensors.iter().find(|tensor| tensor.name == *name);
         let tensor = tensor.unwrap_or_else(|| panic!("{label}: {name} is missing"));
         let shape: Vec<usize> = serde_json::from_value(kept["shape"].clone()).unwrap();
@@ -113,10 +140,8 @@ fn check(folder: &std::path::Path, case: &Value, kind: &str) {
             .flat_map(|row| tensor.values[row * columns..(row + 1) * columns].iter().copied())
             .collect();
         let want = floats(stored.tensor(name).unwrap().data());
-        let limit =
-            |key: &str, times: f64, floor: f64| (times * error[key].as_f64().unwrap()).max(floor);
-        let mut limits = (limit("rms", NARROW.0, FLOOR.0), limit("max", NARROW.1, FLOOR.1));
-        if name == "loss" {
+        let mut limits = limits;
+        if name == "loss" && dtype != FloatType::F32 {
             let chance = chance(case, &stored, want[0]);
             limits = (limits.0.max(chance), limits.1.max(chance));
         }

@@ -1,11 +1,12 @@
 //! `kernels/attn_decode.cu` against its oracle, and against attn_prefill bit for bit.
 
-use half::bf16;
+use half::{bf16, f16};
 use qwen2vl::ops::{Cost, OpError};
 use qwen2vl::reference::attn::Heads;
 use qwen2vl::reference::attn_decode::attn_decode as oracle;
 use qwen2vl::units::Bytes;
 
+use crate::guarded::Number;
 use crate::orders::in_every_order;
 use crate::paged::{Sequence, Step, assert_same_bits};
 use crate::support::{Rng, device};
@@ -33,19 +34,20 @@ fn shape((heads, kv_heads, head_dim): (usize, usize, usize)) -> Heads {
     Heads { heads, kv_heads, head_dim }
 }
 
-fn sequences(label: &str, shape: Heads, keys: &[usize], scale: f32) -> Vec<Sequence> {
+fn sequences<T: Number>(label: &str, shape: Heads, keys: &[usize], scale: f32) -> Vec<Sequence<T>> {
     let mut rng = Rng::new(label);
     keys.iter().map(|&keys| Sequence::random(&mut rng, shape, 1, keys, scale)).collect()
 }
 
-fn check(&(heads, keys, window, why): &Case) {
+fn check<T: Number>(&(heads, keys, window, why): &Case) {
     for scale in [1.0, 4.0] {
-        let label = format!("decode {heads:?} {keys:?} window {window:?} scale {scale}: {why}");
+        let label =
+            format!("{} decode {heads:?} {keys:?} window {window:?} scale {scale}: {why}", T::TYPE);
         let shape = shape(heads);
-        let sequences = sequences(&label, shape, keys, scale);
+        let sequences: Vec<Sequence<T>> = sequences(&label, shape, keys, scale);
         let step = Step::new(device(), shape, &sequences, window);
         let got = in_every_order(&label, || step.decode(device(), &label).expect(&label));
-        let attended = |s: &Sequence| oracle(&s.queries, &s.keys, &s.values, shape, window);
+        let attended = |s: &Sequence<T>| oracle(&s.queries, &s.keys, &s.values, shape, window);
         let want: Vec<_> = sequences.iter().flat_map(attended).collect();
         assert_attended(&got, &want, &label);
         let prefill = step.prefill(device(), &label).expect(&label);
@@ -55,12 +57,22 @@ fn check(&(heads, keys, window, why): &Case) {
 
 #[test]
 fn matches_the_oracle_and_attn_prefill() {
-    CASES.iter().for_each(check);
+    CASES.iter().for_each(check::<bf16>);
+}
+
+#[test]
+fn matches_the_oracle_and_attn_prefill_in_f16() {
+    CASES.iter().for_each(check::<f16>);
+}
+
+#[test]
+fn matches_the_oracle_and_attn_prefill_in_f32() {
+    CASES.iter().for_each(check::<f32>);
 }
 
 #[test]
 fn matches_the_oracle_and_attn_prefill_gpu_small() {
-    check(&((6, 1, 128), &[70, 260], None, "one segment, and two with a merge"));
+    check::<bf16>(&((6, 1, 128), &[70, 260], None, "one segment, and two with a merge"));
 }
 
 #[test]
@@ -68,7 +80,7 @@ fn gives_the_bits_of_the_last_row_of_a_prefill() {
     let shape = shape((6, 2, 128));
     for keys in [17, 64, 257, 330] {
         let label = format!("last of {keys} rows");
-        let all = Sequence::random(&mut Rng::new(&label), shape, keys, keys, 2.0);
+        let all = Sequence::<bf16>::random(&mut Rng::new(&label), shape, keys, keys, 2.0);
         let prefill = Step::new(device(), shape, std::slice::from_ref(&all), None);
         let prefill = prefill.prefill(device(), &label).expect(&label);
         let last = Step::new(device(), shape, &[all.part(shape, keys - 1, keys)], None);
@@ -82,7 +94,7 @@ fn gives_the_bits_of_the_last_row_of_a_prefill() {
 fn a_sequence_does_not_see_its_neighbours() {
     let shape = shape((4, 2, 64));
     let keys: Vec<usize> = (0..33).map(|i| 1 + (i * 37) % 530).collect();
-    let sequences = sequences("decode neighbours", shape, &keys, 2.0);
+    let sequences = sequences::<bf16>("decode neighbours", shape, &keys, 2.0);
     let run = |sequences: &[Sequence]| {
         Step::new(device(), shape, sequences, None).decode(device(), "neighbours").unwrap()
     };
@@ -94,7 +106,7 @@ fn a_sequence_does_not_see_its_neighbours() {
 #[test]
 fn nan_stays_in_its_sequence() {
     let shape = shape((2, 1, 64));
-    let mut sequences = sequences("decode nan", shape, &[300, 300, 300], 1.0);
+    let mut sequences = sequences::<bf16>("decode nan", shape, &[300, 300, 300], 1.0);
     let run = |sequences: &[Sequence]| {
         Step::new(device(), shape, sequences, None).decode(device(), "nan").unwrap()
     };
@@ -113,7 +125,7 @@ fn scores_far_apart_pick_one_value() {
     let shape = shape((1, 1, 64));
     for winner in [0, 255, 256, 599] {
         let label = format!("winner {winner}");
-        let mut one = sequences(&label, shape, &[600], 1.0);
+        let mut one = sequences::<bf16>(&label, shape, &[600], 1.0);
         one[0].queries.fill(bf16::from_f32(100.0));
         one[0].keys.fill(bf16::from_f32(-10.0));
         one[0].keys[winner * 64..(winner + 1) * 64].fill(bf16::from_f32(10.0));
@@ -125,7 +137,7 @@ fn scores_far_apart_pick_one_value() {
 #[test]
 fn a_head_width_without_a_kernel_is_refused() {
     let shape = shape((2, 1, 80));
-    let step = Step::new(device(), shape, &sequences("refused", shape, &[2], 1.0), None);
+    let step = Step::new(device(), shape, &sequences::<bf16>("refused", shape, &[2], 1.0), None);
     let error = step.decode(device(), "D 80").unwrap_err();
     let want = "attn_decode: D = 80, but attn_decode is built for D = 32, 64 and 128";
     assert_eq!(error.to_string(), want);
@@ -134,7 +146,7 @@ fn a_head_width_without_a_kernel_is_refused() {
 #[test]
 fn parts_that_are_too_short_are_refused() {
     let shape = shape((2, 1, 64));
-    let step = Step::new(device(), shape, &sequences("short", shape, &[300, 2], 1.0), None);
+    let step = Step::new(device(), shape, &sequences::<bf16>("short", shape, &[300, 2], 1.0), None);
     let error = step.decode_with_parts_of(device(), 1).unwrap_err();
     let short = matches!(error, OpError::Shape { argument: "parts.outputs", expected: 256, .. });
     assert!(short, "{error}");
@@ -144,7 +156,8 @@ fn parts_that_are_too_short_are_refused() {
 fn the_cost_counts_visible_keys() {
     let shape = shape((4, 2, 32));
     for (window, keys) in [(None, 305), (Some(100), 105)] {
-        let step = Step::new(device(), shape, &sequences("cost", shape, &[5, 300], 1.0), window);
+        let step =
+            Step::new(device(), shape, &sequences::<bf16>("cost", shape, &[5, 300], 1.0), window);
         let (queries, cache) = (2 * 4 * 32 * 2, 2 * keys * 2 * 32 * 2);
         let want =
             Cost { read: Bytes(queries + cache), written: Bytes(queries), flop: 4 * 128 * keys };

@@ -144,12 +144,13 @@ fn vision(device: &Device, kernel: &Arc<Kernel>, d: usize, rows: usize) -> Outco
     Some(memory.read(o, rows * d * 2))
 }
 
-/// (entry point, head width) of `kernels/STEM.cu`, widths ascending.
+/// (entry point, head width) of `kernels/STEM.cu`, widths ascending; those of bf16, since f16 is the
+/// same code.
 fn entries(stem: &str) -> Vec<(&'static str, usize)> {
     let (_, _, entries) = images().find(|(name, ..)| *name == stem).expect("an embedded image");
     let width = |entry: &str| entry.rsplit_once("_d").and_then(|(_, d)| d.parse().ok());
-    let mut all: Vec<_> =
-        entries.iter().map(|entry| (*entry, width(entry).expect("a head width"))).collect();
+    let bf16 = entries.iter().copied().filter(|entry| entry.contains("_bf16_"));
+    let mut all: Vec<_> = bf16.map(|entry| (entry, width(entry).expect("a head width"))).collect();
     all.sort_by_key(|(_, d)| *d);
     all
 }

@@ -1,10 +1,11 @@
 //! `kernels/attn_prefill.cu` against its oracle and its contract, on whatever device there is.
 
-use half::bf16;
+use half::{bf16, f16};
 use qwen2vl::ops::{Cost, OpError};
 use qwen2vl::reference::attn::{Attended, Heads};
 use qwen2vl::units::Bytes;
 
+use crate::guarded::Number;
 use crate::orders::in_every_order;
 use crate::paged::{Sequence, Step, assert_same_bits};
 use crate::support::{Rng, device};
@@ -35,16 +36,21 @@ fn shape((heads, kv_heads, head_dim): (usize, usize, usize)) -> Heads {
     Heads { heads, kv_heads, head_dim }
 }
 
-fn run(shape: Heads, sequences: &[Sequence], window: Option<usize>, label: &str) -> Vec<bf16> {
+fn run<T: Number>(
+    shape: Heads,
+    sequences: &[Sequence<T>],
+    window: Option<usize>,
+    label: &str,
+) -> Vec<T> {
     let step = Step::new(device(), shape, sequences, window);
     step.prefill(device(), label).expect(label)
 }
 
-fn check(&(heads, lengths, window, scale, why): &Case) {
-    let label = format!("prefill {heads:?} {lengths:?} window {window:?}: {why}");
+fn check<T: Number>(&(heads, lengths, window, scale, why): &Case) {
+    let label = format!("{} prefill {heads:?} {lengths:?} window {window:?}: {why}", T::TYPE);
     let (shape, mut rng) = (shape(heads), Rng::new(&label));
     let sequence = |&(rows, keys)| Sequence::random(&mut rng, shape, rows, keys, scale);
-    let sequences: Vec<_> = lengths.iter().map(sequence).collect();
+    let sequences: Vec<Sequence<T>> = lengths.iter().map(sequence).collect();
     let got = in_every_order(&label, || run(shape, &sequences, window, &label));
     let want: Vec<_> = sequences.iter().flat_map(|s| s.attended(shape, window)).collect();
     assert_attended(&got, &want, &label);
@@ -52,12 +58,22 @@ fn check(&(heads, lengths, window, scale, why): &Case) {
 
 #[test]
 fn matches_the_oracle() {
-    CASES.iter().for_each(check);
+    CASES.iter().for_each(check::<bf16>);
+}
+
+#[test]
+fn matches_the_oracle_in_f16() {
+    CASES.iter().for_each(check::<f16>);
+}
+
+#[test]
+fn matches_the_oracle_in_f32() {
+    CASES.iter().for_each(check::<f32>);
 }
 
 #[test]
 fn matches_the_oracle_gpu_small() {
-    check(&((2, 1, 128), &[(17, 81)], None, 1.0, "two tiles"));
+    check::<bf16>(&((2, 1, 128), &[(17, 81)], None, 1.0, "two tiles"));
 }
 
 /// Steps of random shapes, each against the oracle; the last row of each sequence against
@@ -75,7 +91,7 @@ fn random_steps_match_the_oracle_and_attn_decode() {
             .map(|_| {
                 let keys = 1 + rng.below(if shape.head_dim == 32 { 600 } else { 300 });
                 let rows = 1 + rng.below(keys.min(40));
-                Sequence::random(&mut rng, shape, rows, keys, 2.0)
+                Sequence::<bf16>::random(&mut rng, shape, rows, keys, 2.0)
             })
             .collect();
         let got = run(shape, &sequences, window, &label);
@@ -99,7 +115,7 @@ fn random_steps_match_the_oracle_and_attn_decode() {
 fn chunks_give_the_bits_of_the_whole() {
     let shape = shape((2, 1, 128));
     let (mut rng, tokens) = (Rng::new("prefill chunks"), 290);
-    let all = Sequence::random(&mut rng, shape, tokens, tokens, 2.0);
+    let all = Sequence::<bf16>::random(&mut rng, shape, tokens, tokens, 2.0);
     let whole = run(shape, std::slice::from_ref(&all), None, "whole");
     // A chunk of 1 for each row is 290 launches: those around tile and segment ends do.
     let chunk = |start: usize, end: usize| {
@@ -123,7 +139,8 @@ fn a_sequence_does_not_see_its_neighbours() {
     let shape = shape((6, 2, 64));
     let mut rng = Rng::new("prefill neighbours");
     let lengths = [(1, 1), (70, 200), (5, 64), (64, 300), (1, 129)];
-    let sequences = lengths.map(|(rows, keys)| Sequence::random(&mut rng, shape, rows, keys, 2.0));
+    let sequences =
+        lengths.map(|(rows, keys)| Sequence::<bf16>::random(&mut rng, shape, rows, keys, 2.0));
     let together = run(shape, &sequences, None, "together");
     let alone: Vec<_> =
         sequences.iter().flat_map(|s| run(shape, std::slice::from_ref(s), None, "alone")).collect();
@@ -141,7 +158,7 @@ fn a_sequence_does_not_see_its_neighbours() {
 fn a_row_with_one_visible_key_copies_its_value() {
     let shape = shape((2, 1, 128));
     let mut rng = Rng::new("one visible key");
-    let sequence = Sequence::random(&mut rng, shape, 70, 130, 3.0);
+    let sequence = Sequence::<bf16>::random(&mut rng, shape, 70, 130, 3.0);
     let got = run(shape, std::slice::from_ref(&sequence), Some(1), "window 1");
     for (row, head) in got.chunks(shape.head_dim).enumerate() {
         let own = 60 + row / shape.heads;
@@ -154,7 +171,7 @@ fn a_row_with_one_visible_key_copies_its_value() {
 fn equal_scores_average_the_values() {
     let shape = shape((1, 1, 64));
     let mut rng = Rng::new("equal scores");
-    let mut sequence = Sequence::random(&mut rng, shape, 70, 330, 1.0);
+    let mut sequence = Sequence::<bf16>::random(&mut rng, shape, 70, 330, 1.0);
     sequence.queries.fill(bf16::ZERO);
     let got = run(shape, std::slice::from_ref(&sequence), None, "zero queries");
     assert_attended(&got, &sequence.attended(shape, None), "zero queries");
@@ -166,7 +183,7 @@ fn scores_far_apart_pick_one_value() {
     let shape = shape((1, 1, 64));
     for winner in [0, 100, 259, 299] {
         let label = format!("winner {winner}");
-        let mut sequence = Sequence::random(&mut Rng::new(&label), shape, 1, 300, 1.0);
+        let mut sequence = Sequence::<bf16>::random(&mut Rng::new(&label), shape, 1, 300, 1.0);
         sequence.queries.fill(bf16::from_f32(100.0));
         sequence.keys.fill(bf16::from_f32(-10.0));
         sequence.keys[winner * 64..(winner + 1) * 64].fill(bf16::from_f32(10.0));
@@ -179,7 +196,7 @@ fn scores_far_apart_pick_one_value() {
 fn nan_stays_in_its_sequence_and_behind_its_key() {
     let shape = shape((2, 1, 64));
     let mut rng = Rng::new("prefill nan");
-    let mut sequences = [70, 65, 66].map(|n| Sequence::random(&mut rng, shape, n, n, 1.0));
+    let mut sequences = [70, 65, 66].map(|n| Sequence::<bf16>::random(&mut rng, shape, n, n, 1.0));
     let clean = run(shape, &sequences, None, "clean");
     sequences[1].keys[64 * 3] = bf16::NAN;
     let got = run(shape, &sequences, None, "spoiled");
@@ -193,7 +210,7 @@ fn nan_stays_in_its_sequence_and_behind_its_key() {
 #[test]
 fn an_infinite_score_hides_a_key_or_shows() {
     let shape = shape((1, 1, 64));
-    let mut sequence = Sequence::random(&mut Rng::new("infinite"), shape, 70, 70, 1.0);
+    let mut sequence = Sequence::<bf16>::random(&mut Rng::new("infinite"), shape, 70, 70, 1.0);
     sequence.keys[64 * 2] = bf16::INFINITY;
     for row in 0..70 {
         // Rows 0 and 1 do not see key 2; of the others even ones score -inf, odd ones +inf.
@@ -216,7 +233,7 @@ fn an_infinite_score_hides_a_key_or_shows() {
 #[test]
 fn a_head_width_without_a_kernel_is_refused() {
     let shape = shape((2, 1, 80));
-    let sequence = Sequence::random(&mut Rng::new("refused"), shape, 2, 2, 1.0);
+    let sequence = Sequence::<bf16>::random(&mut Rng::new("refused"), shape, 2, 2, 1.0);
     let error = Step::new(device(), shape, &[sequence], None).prefill(device(), "D 80");
     let want = "attn_prefill: D = 80, but attn_prefill is built for D = 32, 64 and 128";
     assert_eq!(error.unwrap_err().to_string(), want);
@@ -225,7 +242,7 @@ fn a_head_width_without_a_kernel_is_refused() {
 #[test]
 fn heads_that_are_no_whole_group_are_refused() {
     let shape = shape((3, 2, 64));
-    let sequence = Sequence::random(&mut Rng::new("refused"), shape, 2, 2, 1.0);
+    let sequence = Sequence::<bf16>::random(&mut Rng::new("refused"), shape, 2, 2, 1.0);
     let error = Step::new(device(), shape, &[sequence], None).prefill(device(), "H 3");
     let error = error.unwrap_err();
     assert!(matches!(error, OpError::Dim { dim: "H", found: 3, .. }), "{error}");
@@ -234,7 +251,7 @@ fn heads_that_are_no_whole_group_are_refused() {
 #[test]
 fn a_window_of_nothing_is_refused() {
     let shape = shape((2, 1, 64));
-    let sequence = Sequence::random(&mut Rng::new("refused"), shape, 2, 2, 1.0);
+    let sequence = Sequence::<bf16>::random(&mut Rng::new("refused"), shape, 2, 2, 1.0);
     let error = Step::new(device(), shape, &[sequence], Some(0)).prefill(device(), "window 0");
     let error = error.unwrap_err();
     assert_eq!(error.to_string(), "attn_prefill: window = 0, but a row sees itself");
@@ -244,7 +261,8 @@ fn a_window_of_nothing_is_refused() {
 fn the_cost_counts_rows_keys_and_visible_pairs() {
     let shape = shape((4, 2, 32));
     let mut rng = Rng::new("cost");
-    let sequences = [(3, 5), (2, 2)].map(|(n, k)| Sequence::random(&mut rng, shape, n, k, 1.0));
+    let sequences =
+        [(3, 5), (2, 2)].map(|(n, k)| Sequence::<bf16>::random(&mut rng, shape, n, k, 1.0));
     // (window, pairs of a row and a key that it sees)
     for (window, pairs) in [(None, 3 + 4 + 5 + 1 + 2), (Some(2), 2 + 2 + 2 + 1 + 2)] {
         let cost = Step::new(device(), shape, &sequences, window).prefill_cost(device());

@@ -1,13 +1,13 @@
 //! `kernels/attn_vision.cu` against its oracle, on whatever device there is.
 
-use half::bf16;
+use half::{bf16, f16};
 use qwen2vl::device::View;
 use qwen2vl::ops::attn_vision::AttnVision;
 use qwen2vl::ops::{OpError, attn_vision};
 use qwen2vl::reference::attn_vision::attn_vision as oracle;
 use qwen2vl::units::PatchRows;
 
-use crate::guarded::Guarded;
+use crate::guarded::{Guarded, Number};
 use crate::orders::in_every_order;
 use crate::paged::{NO_WORK, assert_same_bits};
 use crate::support::{Rng, device};
@@ -26,13 +26,13 @@ const CASES: &[Case] = &[
     ((2, 64), &[100, 200], 1.0, "narrow heads"),
 ];
 
-fn run(
-    qkv: &[bf16],
+fn run<T: Number>(
+    qkv: &[T],
     lengths: &[usize],
     heads: usize,
     dim: usize,
     label: &str,
-) -> Result<Vec<bf16>, OpError> {
+) -> Result<Vec<T>, OpError> {
     let mut cu_rows = vec![0i32];
     for &length in lengths {
         cu_rows.push(cu_rows.last().unwrap() + length as i32);
@@ -44,7 +44,7 @@ fn run(
     let work = device().upload(&work)?;
     let cu_rows = device().upload(&cu_rows)?;
     let mut o = Guarded::new(device(), rows * heads * dim);
-    let (qkv, work): (View<'_, bf16>, View<'_, i32>) = (qkv.view(), work.view());
+    let (qkv, work): (View<'_, T>, View<'_, i32>) = (qkv.view(), work.view());
     AttnVision {
         qkv: qkv.into(),
         cu_rows: cu_rows.view(),
@@ -58,22 +58,34 @@ fn run(
     Ok(o.read(device(), label))
 }
 
-fn check(&((heads, dim), lengths, scale, why): &Case) {
-    let label = format!("vision H={heads} D={dim} frames {lengths:?}: {why}");
+fn check<T: Number>(&((heads, dim), lengths, scale, why): &Case) {
+    let label = format!("{} vision H={heads} D={dim} frames {lengths:?}: {why}", T::TYPE);
     let rows: usize = lengths.iter().sum();
-    let qkv = Rng::new(&label).bf16(rows * 3 * heads * dim, scale);
+    let qkv: Vec<T> = Rng::new(&label).floats(rows * 3 * heads * dim, scale);
     let got = in_every_order(&label, || run(&qkv, lengths, heads, dim, &label).expect(&label));
     assert_attended(&got, &oracle(&qkv, lengths, heads, dim), &label);
 }
 
 #[test]
 fn matches_the_oracle() {
-    CASES.iter().for_each(check);
+    CASES.iter().for_each(check::<bf16>);
+}
+
+#[test]
+fn matches_the_oracle_in_f16() {
+    CASES.iter().for_each(check::<f16>);
+}
+
+#[test]
+fn matches_the_oracle_in_f32() {
+    CASES.iter().for_each(check::<f32>);
+    // Any multiple of 16 up to 128.
+    check::<f32>(&((2, 112), &[65, 3], 1.0, "a width of no model"));
 }
 
 #[test]
 fn matches_the_oracle_gpu_small() {
-    check(&((1, 80), &[70, 5], 1.0, "two tiles, and a frame behind"));
+    check::<bf16>(&((1, 80), &[70, 5], 1.0, "two tiles, and a frame behind"));
 }
 
 #[test]
@@ -108,8 +120,8 @@ fn nan_stays_in_its_frame() {
 
 #[test]
 fn no_rows_are_no_launch() {
-    assert_eq!(run(&[], &[], 2, 80, "no frames").unwrap(), []);
-    assert_eq!(run(&[], &[0, 0], 2, 80, "empty frames").unwrap(), []);
+    assert_eq!(run::<bf16>(&[], &[], 2, 80, "no frames").unwrap(), []);
+    assert_eq!(run::<bf16>(&[], &[0, 0], 2, 80, "empty frames").unwrap(), []);
     assert!(attn_vision::work_list(&[0, 0, 0]).is_empty());
 }
 

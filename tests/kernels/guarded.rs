@@ -1,10 +1,11 @@
 //! Outputs filled with NaN between guard bands: what a kernel does not write, or writes outside,
 //! shows.
 
-use half::bf16;
+use half::{bf16, f16};
 use qwen2vl::{
     device::{Buffer, Device, Element, ViewMut, as_bytes},
     ops::sample::SampleResult,
+    units::Float,
 };
 
 use crate::support::POISON;
@@ -23,6 +24,13 @@ impl Poison for bf16 {
     const POISON: Self = POISON;
     fn is_poison(self) -> bool {
         self.to_bits() == POISON.to_bits()
+    }
+}
+
+impl Poison for f16 {
+    const POISON: Self = f16::from_bits(0x7fc1);
+    fn is_poison(self) -> bool {
+        self.to_bits() == Self::POISON.to_bits()
     }
 }
 
@@ -58,6 +66,50 @@ impl Poison for SampleResult {
     const POISON: Self = Self { token: -7, status: 0x77, logprob: f32::POISON, pad: 0x7777 };
     fn is_poison(self) -> bool {
         as_bytes(&[self]) == as_bytes(&[Self::POISON])
+    }
+}
+
+/// The number types that kernels are built for.
+pub trait Number: Float + Poison {
+    /// Bits of the fraction.
+    const FRACTION: i32;
+    /// Exponent of the smallest normal number.
+    const SMALLEST: f64;
+    /// How far p, at most 1, may be from its rounded value in P V.
+    const WEIGHT_ERROR: f64;
+    /// A signalling NaN.
+    const UNREADABLE: Self;
+    /// Its bit pattern.
+    fn pattern(self) -> u32;
+}
+
+impl Number for bf16 {
+    const FRACTION: i32 = 7;
+    const SMALLEST: f64 = -126.0;
+    const WEIGHT_ERROR: f64 = 1.0 / 256.0;
+    const UNREADABLE: Self = bf16::from_bits(0x7f81);
+    fn pattern(self) -> u32 {
+        self.to_bits().into()
+    }
+}
+
+impl Number for f16 {
+    const FRACTION: i32 = 10;
+    const SMALLEST: f64 = -14.0;
+    const WEIGHT_ERROR: f64 = 1.0 / 2048.0;
+    const UNREADABLE: Self = f16::from_bits(0x7d01);
+    fn pattern(self) -> u32 {
+        self.to_bits().into()
+    }
+}
+
+impl Number for f32 {
+    const FRACTION: i32 = 23;
+    const SMALLEST: f64 = -126.0;
+    const WEIGHT_ERROR: f64 = 0.0;
+    const UNREADABLE: Self = f32::from_bits(0x7f80_0001);
+    fn pattern(self) -> u32 {
+        self.to_bits()
     }
 }
 

@@ -7,8 +7,8 @@ use qwen2vl::reference::attn::Heads;
 use qwen2vl::reference::kv_append::kv_append as oracle;
 use qwen2vl::units::Tokens;
 
-use crate::guarded::Guarded;
-use crate::paged::{UNREADABLE, assert_same_bits};
+use crate::guarded::{Guarded, Number};
+use crate::paged::assert_same_bits;
 use crate::support::{POISON, Rng, device};
 
 const LAYERS: usize = 3;
@@ -88,9 +88,9 @@ fn matches_the_oracle_gpu_small() {
 fn bits_of_a_signalling_nan_are_kept() {
     let shape = Heads { heads: 1, kv_heads: 1, head_dim: 8 };
     let mut input = Input::random(1, shape, "nan");
-    input.qkv.fill(UNREADABLE);
+    input.qkv.fill(bf16::UNREADABLE);
     let got = input.run(0, "nan").unwrap();
-    assert_eq!(got.iter().filter(|v| v.to_bits() == UNREADABLE.to_bits()).count(), 16);
+    assert_eq!(got.iter().filter(|v| v.to_bits() == bf16::UNREADABLE.to_bits()).count(), 16);
 }
 
 #[test]

@@ -9,12 +9,14 @@
 #![expect(unreachable_pub, reason = "what a module gives to the others of this binary is pub")]
 
 mod attn_decode;
+mod attn_f32;
 mod attn_mutants;
 mod attn_prefill;
 mod attn_vision;
 mod check;
 mod embed;
 mod gemm;
+mod gemm_f32;
 mod gemm_mutants;
 mod gemv;
 mod guarded;
@@ -33,6 +35,7 @@ mod score_edits;
 mod silu_mul;
 mod tolerance;
 mod top_scores;
+mod types;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,11 +10,9 @@ use qwen2vl::reference::attn::{Attended, Heads};
 use qwen2vl::reference::attn_prefill::attn_prefill as oracle;
 use qwen2vl::units::{PAGE_TOKENS, Tokens};
 
-use crate::guarded::Guarded;
+use crate::guarded::{Guarded, Number};
 use crate::support::Rng;
 
-/// A signalling NaN: fills page tails, other layers, unused pages, and columns that no kernel reads.
-pub const UNREADABLE: bf16 = bf16::from_bits(0x7f81);
 /// Fills a work list up: the block leaves at once.
 pub const NO_WORK: [i32; 4] = [-1, 0, 0, 0];
 const LAYERS: usize = 2;
@@ -22,19 +20,19 @@ const LAYER: usize = 1;
 
 /// One sequence: its new rows `[rows, H, D]`, its keys and values `[S, G, D]`.
 #[derive(Clone)]
-pub struct Sequence {
-    pub queries: Vec<bf16>,
-    pub keys: Vec<bf16>,
-    pub values: Vec<bf16>,
+pub struct Sequence<T = bf16> {
+    pub queries: Vec<T>,
+    pub keys: Vec<T>,
+    pub values: Vec<T>,
 }
 
-impl Sequence {
+impl<T: Number> Sequence<T> {
     pub fn random(rng: &mut Rng, shape: Heads, rows: usize, tokens: usize, scale: f32) -> Self {
         let width = shape.kv_heads * shape.head_dim;
         Self {
-            queries: rng.bf16(rows * shape.heads * shape.head_dim, scale),
-            keys: rng.bf16(tokens * width, scale),
-            values: rng.bf16(tokens * width, 1.0),
+            queries: rng.floats(rows * shape.heads * shape.head_dim, scale),
+            keys: rng.floats(tokens * width, scale),
+            values: rng.floats(tokens * width, 1.0),
         }
     }
 
@@ -63,8 +61,9 @@ impl Sequence {
     }
 }
 
-/// Sequences in device memory, pages handed out in turn from the end of the pool.
-pub struct Step {
+/// Sequences in device memory, pages handed out in turn from the end of the pool. Page tails,
+/// other layers, unused pages and columns that no kernel reads are signalling NaNs.
+pub struct Step<T = bf16> {
     shape: Heads,
     layout: KvLayout,
     window: Option<Tokens>,
@@ -72,17 +71,17 @@ pub struct Step {
     pages_per_sequence: usize,
     cu_rows: Vec<i32>,
     kv_len: Vec<i32>,
-    qkv: Buffer<bf16>,
-    pool: Buffer<bf16>,
+    qkv: Buffer<T>,
+    pool: Buffer<T>,
     rows_buffer: Buffer<i32>,
     table: Buffer<i32>,
 }
 
-impl Step {
+impl<T: Number> Step<T> {
     pub fn new(
         device: &Device,
         shape: Heads,
-        sequences: &[Sequence],
+        sequences: &[Sequence<T>],
         window: Option<usize>,
     ) -> Self {
         let Heads { heads, kv_heads, head_dim } = shape;
@@ -92,7 +91,7 @@ impl Step {
         // One place more than the longest sequence needs, as a table of a larger step has.
         let pages_per_sequence = tokens.iter().max().unwrap().div_ceil(PAGE_TOKENS) + 1;
 
-        let mut pool = vec![UNREADABLE; layout.elements().unwrap()];
+        let mut pool = vec![T::UNREADABLE; layout.elements().unwrap()];
         let mut table = vec![-1i32; sequences.len() * pages_per_sequence];
         let mut free = (1..pages).rev();
         for place in 0..pages_per_sequence {
@@ -119,7 +118,7 @@ impl Step {
         let mut qkv = Vec::new();
         for row in sequences.iter().flat_map(|s| s.queries.chunks(heads * head_dim)) {
             qkv.extend_from_slice(row);
-            qkv.extend(std::iter::repeat_n(UNREADABLE, 2 * kv_heads * head_dim));
+            qkv.extend(std::iter::repeat_n(T::UNREADABLE, 2 * kv_heads * head_dim));
         }
         let mut cu_rows = vec![0i32];
         for sequence in sequences {
@@ -151,7 +150,7 @@ impl Step {
         }
     }
 
-    fn prefill_op<'a>(&'a self, work: View<'a, i32>, o: ViewMut<'a, bf16>) -> AttnPrefill<'a> {
+    fn prefill_op<'a>(&'a self, work: View<'a, i32>, o: ViewMut<'a, T>) -> AttnPrefill<'a> {
         AttnPrefill {
             qkv: self.qkv.view().into(),
             cache: self.cache(),
@@ -167,7 +166,7 @@ impl Step {
         &'a self,
         work: View<'a, i32>,
         parts: &'a mut Parts,
-        o: ViewMut<'a, bf16>,
+        o: ViewMut<'a, T>,
     ) -> AttnDecode<'a> {
         AttnDecode {
             qkv: self.qkv.view().into(),
@@ -201,7 +200,7 @@ impl Step {
     }
 
     /// `[rows, H, D]` of all sequences, also those of one row.
-    pub fn prefill(&self, device: &Device, label: &str) -> Result<Vec<bf16>, OpError> {
+    pub fn prefill(&self, device: &Device, label: &str) -> Result<Vec<T>, OpError> {
         let mut work: Vec<i32> = Vec::new();
         for (i, bounds) in self.cu_rows.windows(2).enumerate() {
             let items = attn_prefill::items(i as i32, bounds[1] - bounds[0], self.kv_len[i]);
@@ -215,7 +214,7 @@ impl Step {
     }
 
     /// `[B, H, D]`: every sequence has one row. Runs twice over the same counters.
-    pub fn decode(&self, device: &Device, label: &str) -> Result<Vec<bf16>, OpError> {
+    pub fn decode(&self, device: &Device, label: &str) -> Result<Vec<T>, OpError> {
         let longest = *self.kv_len.iter().max().unwrap() as usize;
         let max_segments = attn_decode::segments(Tokens(longest)) + 1;
         let sequences = self.kv_len.len();
@@ -232,7 +231,7 @@ impl Step {
         &self,
         device: &Device,
         max_segments: usize,
-    ) -> Result<Vec<bf16>, OpError> {
+    ) -> Result<Vec<T>, OpError> {
         let lens = AttnPartLens::new(1, self.shape.heads, &self.layout, max_segments);
         let mut parts = Parts::new(device, lens.unwrap(), max_segments);
         self.decode_once(device, &mut parts, "short parts")
@@ -243,7 +242,7 @@ impl Step {
         device: &Device,
         parts: &mut Parts,
         label: &str,
-    ) -> Result<Vec<bf16>, OpError> {
+    ) -> Result<Vec<T>, OpError> {
         let mut work = attn_decode::work_list(&self.cu_rows, &self.kv_len);
         work.extend(NO_WORK);
         let work = device.upload(&work)?;
@@ -279,10 +278,10 @@ impl Parts {
 
 /// Equal in every bit, NaN included.
 #[track_caller]
-pub fn assert_same_bits(got: &[bf16], want: &[bf16], label: &str) {
+pub fn assert_same_bits<T: Number>(got: &[T], want: &[T], label: &str) {
     assert_eq!(got.len(), want.len(), "{label}");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let (a, b) = (got.to_bits(), want.to_bits());
+        let (a, b) = (got.pattern(), want.pattern());
         assert_eq!(a, b, "{label}: element {i}: {got} ({a:04x}) and {want} ({b:04x})");
     }
 }

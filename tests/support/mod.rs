@@ -16,7 +16,7 @@ pub mod checkpoint;
 use std::sync::LazyLock;
 
 use half::bf16;
-use qwen2vl::{device::Device, settings};
+use qwen2vl::{device::Device, settings, units::Float};
 
 /// Fills outputs before a launch: what stays unwritten is NaN.
 pub const POISON: bf16 = bf16::from_bits(0x7fc1);
@@ -64,7 +64,11 @@ impl Rng {
     }
 
     pub fn bf16(&mut self, n: usize, scale: f32) -> Vec<bf16> {
-        (0..n).map(|_| bf16::from_f32(self.f32(scale))).collect()
+        self.floats(n, scale)
+    }
+
+    pub fn floats<T: Float>(&mut self, n: usize, scale: f32) -> Vec<T> {
+        (0..n).map(|_| T::from_f32(self.f32(scale))).collect()
     }
 }
 

@@ -7,7 +7,11 @@ use crate::source::{files_ending, is_name, text, words};
 /// Parts of the comment that opens a kernel.
 const HEADER: [&str; 5] = ["What", "Shapes", "Mapping", "Numerics", "Floor"];
 /// (kernel, place, why it has none of its own).
-const SHARED: [(&str, &str, &str); 2] = [
+const SHARED: [(&str, &str, &str); 6] = [
+    ("attn_f32", "src/reference/attn_f32.rs", "the oracles of the three attention kernels"),
+    ("attn_f32", "kernels/include/params.h", "takes what the three attention kernels take"),
+    ("gemm_f32", "src/reference/gemm_f32.rs", "computes what gemm does"),
+    ("gemm_f32", "kernels/include/params.h", "takes what gemm takes"),
     ("gemv", "src/reference/gemv.rs", "computes what gemm does, so gemm's oracle is its own"),
     ("gemv", "kernels/include/params.h", "takes what gemm takes"),
 ];

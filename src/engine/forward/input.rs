@@ -101,8 +101,8 @@ pub enum LogitsToKeep {
 pub struct ForwardOptions {
     /// The device.
     pub device: DeviceChoice,
-    /// What the model computes in.
-    pub dtype: FloatType,
+    /// What the model computes in; none is the checkpoint's own type.
+    pub dtype: Option<FloatType>,
     /// `hidden_states/0` to `hidden_states/L`.
     pub hidden_states: bool,
     /// `attentions/0` to `attentions/L-1`, by kernels of their own.

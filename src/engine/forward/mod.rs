@@ -31,9 +31,10 @@ use crate::{
         checkpoint::Checkpoint,
         config::ModelConfig,
         rope::{Rope, RopeState},
+        weights,
         workspace::{StepLimits, Widths, Workspace, WorkspacePlan, kv_layout},
     },
-    units::{PatchRows, Tokens},
+    units::{FloatType, PatchRows, Tokens},
 };
 
 /// Bytes of logits computed at once.
@@ -99,17 +100,13 @@ pub fn forward(
 ) -> Result<ForwardOutput, EngineError> {
     let config = options.read_config(folder)?;
     let mut pass = Pass::new(&config, input, options)?;
+    let checkpoint = Checkpoint::open(folder)?;
+    let dtype = options.dtype.unwrap_or_else(|| weights::own_type(&config, &checkpoint));
     let device = Device::open(options.device)?;
     let limits = pass.limits();
-    let plan = WorkspacePlan::new(&config, limits, options.dtype)?;
-    let checkpoint = Checkpoint::open(folder)?;
+    let plan = WorkspacePlan::new(&config, limits, dtype)?;
     let turns = pass.turns()?;
-    let model = ModelOptions {
-        rope: &turns.table,
-        pages: limits.pages,
-        dtype: options.dtype,
-        byte_values: None,
-    };
+    let model = ModelOptions { rope: &turns.table, pages: limits.pages, dtype, byte_values: None };
     let (model, loaded) = Model::load(&device, &config, &checkpoint, model)?;
     let mut workspace = Workspace::new(&device, &plan)?;
     let mut output = ForwardOutput { device: device.located().to_string(), ..Default::default() };
@@ -117,7 +114,7 @@ pub fn forward(
     output.warnings.extend(loaded.iter().map(ToString::to_string));
     (output.position_ids, output.rope_deltas) = pass.layout.positions();
     output.held.clone_from(&pass.layout.held);
-    pass.bind(&device, &model)?;
+    pass.bind(&device, &model, dtype)?;
     pass.see(&device, &model, &mut workspace, &mut output)?;
     pass.decode(&device, &model, &mut workspace, &turns, &mut output)?;
     Ok(output)
@@ -223,14 +220,19 @@ impl<'a> Pass<'a> {
     }
 
     /// Finds placeholders among given embeddings.
-    fn bind(&mut self, device: &Device, model: &Model) -> Result<(), EngineError> {
+    fn bind(
+        &mut self,
+        device: &Device,
+        model: &Model,
+        dtype: FloatType,
+    ) -> Result<(), EngineError> {
         let Some(rows) = &self.input.inputs_embeds else { return Ok(()) };
         let own = |kind: usize| {
             let token = self.media[kind].placeholder;
             let known = (token.0 as usize) < self.widths.vocabulary;
             known.then(|| model.embedding(device, token)).transpose()
         };
-        let (placeholders, dtype) = ([own(0)?, own(1)?], self.options.dtype);
+        let placeholders = [own(0)?, own(1)?];
         let embedded = Embedded { rows, placeholders, dtype };
         self.sources = media::sources(&self.media, &self.layout, Some(&embedded))?;
         Ok(())
