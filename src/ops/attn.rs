@@ -1,7 +1,57 @@
 //! What the attention ops share: scale, window, shared memory, head counts.
 
-use super::{OpError, check_dim, dim};
+use super::kv::KvCache;
+use super::params::KvStrides;
+use super::{OpError, check_dim, check_len, check_types, dim, product};
+use crate::device::{FloatView, FloatViewMut};
 use crate::units::Tokens;
+
+/// What attention over pages is given, whatever its form.
+pub(super) struct Paged<'a> {
+    pub(super) qkv: &'a FloatView<'a>,
+    pub(super) cache: &'a KvCache<'a>,
+    pub(super) o: &'a FloatViewMut<'a>,
+    pub(super) rows: Tokens,
+    pub(super) heads: usize,
+    pub(super) window: Option<Tokens>,
+}
+
+/// The same, checked, as the kernels take it: the fields of their parameters by name.
+pub(super) struct PagedParams {
+    pub(super) ld_q: i64,
+    pub(super) ld_o: i64,
+    pub(super) kv: KvStrides,
+    pub(super) heads: i32,
+    pub(super) kv_heads: i32,
+    pub(super) ld_pages: i32,
+    pub(super) window: i32,
+}
+
+impl Paged<'_> {
+    /// Refuses head counts that are no whole group, views that are not as long as their shapes or
+    /// of another type, and dimensions that pass the kernel's types.
+    pub(super) fn check(self, op: &'static str) -> Result<PagedParams, OpError> {
+        let Self { qkv, cache, o, rows, heads, window: keys } = self;
+        let layout = &cache.layout;
+        check_heads(op, heads, layout.kv_heads)?;
+        dim(op, "T", rows.0)?;
+        let kv = cache.check(op)?;
+        let width = product(op, "H", heads, layout.head_dim)?;
+        let fused = product(op, "H", heads + 2 * layout.kv_heads, layout.head_dim)?;
+        check_len(op, "qkv", product(op, "T", rows.0, fused)?, qkv.len())?;
+        check_len(op, "o", product(op, "T", rows.0, width)?, o.len())?;
+        check_types(op, qkv.dtype(), [("pool", cache.pool.dtype()), ("o", o.dtype())])?;
+        Ok(PagedParams {
+            ld_q: i64::from(dim(op, "H", fused)?),
+            ld_o: i64::from(dim(op, "H", width)?),
+            kv,
+            heads: dim(op, "H", heads)?,
+            kv_heads: dim(op, "G", layout.kv_heads)?,
+            ld_pages: dim(op, "pages_per_sequence", cache.pages_per_sequence)?,
+            window: window(op, keys)?,
+        })
+    }
+}
 
 /// What the forms of an attention op differ in.
 pub(super) struct Form {
@@ -37,7 +87,7 @@ fn scale_log2(head_dim: usize) -> f32 {
 }
 
 /// Keys that a row sees, as the kernels take it: `i32::MAX` is no limit.
-pub(super) fn window(op: &'static str, window: Option<Tokens>) -> Result<i32, OpError> {
+fn window(op: &'static str, window: Option<Tokens>) -> Result<i32, OpError> {
     let Some(Tokens(keys)) = window else { return Ok(i32::MAX) };
     check_dim(keys > 0, op, "window", keys, "a row sees itself")?;
     dim(op, "window", keys)

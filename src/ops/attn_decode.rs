@@ -1,14 +1,14 @@
 //! Attention of one new row of each sequence over pages, split over segments of its keys. Kernel
 //! `kernels/attn_decode.cu`, oracle [`crate::reference::attn_decode`].
 
-use super::attn::Form;
+use super::attn::{Form, Paged};
 use super::kv::{KvCache, KvLayout};
 use super::params::{
     ATTN_DECODE_HEADS, ATTN_DECODE_SEGMENT, ATTN_DECODE_SHARED_ROWS, ATTN_DECODE_THREADS,
     AttnDecodeParams,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, attn_f32, check_dim, check_len, check_types, dim, product};
+use super::{Cost, OpError, attn, attn_f32, check_dim, dim};
 use crate::device::{Device, FloatView, FloatViewMut, Grid, View, ViewMut};
 use crate::units::{Bytes, FloatType, Tokens};
 
@@ -130,18 +130,17 @@ impl AttnDecode<'_> {
     /// dimension passes its type; [`OpError::Shape`] if a view is not as long as its shape, or the
     /// parts are shorter than [`AttnPartLens`]; [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
-        let KvCache { layout, .. } = self.cache;
-        let dtype = self.qkv.dtype();
-        let form = form(layout.head_dim, dtype)?;
-        attn::check_heads(OP, self.heads, layout.kv_heads)?;
-        dim(OP, "T", self.rows.0)?;
-        let strides = self.cache.check(OP)?;
-        let width = product(OP, "H", self.heads, layout.head_dim)?;
-        let fused = product(OP, "H", self.heads + 2 * layout.kv_heads, layout.head_dim)?;
-        check_len(OP, "qkv", product(OP, "T", self.rows.0, fused)?, self.qkv.len())?;
-        check_len(OP, "o", product(OP, "T", self.rows.0, width)?, self.o.len())?;
+        let form = form(self.cache.layout.head_dim, self.qkv.dtype())?;
+        let paged = Paged {
+            qkv: &self.qkv,
+            cache: &self.cache,
+            o: &self.o,
+            rows: self.rows,
+            heads: self.heads,
+            window: self.window,
+        };
+        let paged = paged.check(OP)?;
         let blocks = self.check_parts()?;
-        check_types(OP, dtype, [("pool", self.cache.pool.dtype()), ("o", self.o.dtype())])?;
         let items = work::items(OP, self.work.len())?;
         if items == 0 {
             return Ok(());
@@ -156,14 +155,14 @@ impl AttnDecode<'_> {
             part: self.parts.outputs.ptr_mut().cast(),
             part_ml: self.parts.states.ptr_mut().cast(),
             counter: self.parts.counters.ptr_mut().cast(),
-            ld_q: i64::from(dim(OP, "H", fused)?),
-            ld_o: i64::from(dim(OP, "H", width)?),
-            kv: strides,
-            H: dim(OP, "H", self.heads)?,
-            G: dim(OP, "G", layout.kv_heads)?,
-            ld_pages: dim(OP, "pages_per_sequence", self.cache.pages_per_sequence)?,
+            ld_q: paged.ld_q,
+            ld_o: paged.ld_o,
+            kv: paged.kv,
+            H: paged.heads,
+            G: paged.kv_heads,
+            ld_pages: paged.ld_pages,
             max_segments: dim(OP, "max_segments", self.parts.max_segments)?,
-            window: attn::window(OP, self.window)?,
+            window: paged.window,
             scale: form.scale,
         };
         let grid = Grid {

@@ -3,14 +3,14 @@
 
 use std::cmp::Reverse;
 
-use super::attn::Form;
+use super::attn::{Form, Paged};
 use super::kv::KvCache;
 use super::params::{
     ATTN_PREFILL_SHARED_ROWS, ATTN_PREFILL_THREADS, ATTN_PREFILL_TILE, AttnPrefillParams,
     PAGE_TOKENS,
 };
 use super::work::{self, WorkItem};
-use super::{Cost, OpError, attn, attn_f32, check_len, check_types, dim, product};
+use super::{Cost, OpError, attn, attn_f32, dim};
 use crate::device::{Device, FloatView, FloatViewMut, Grid, View};
 use crate::units::{Bytes, FloatType, Tokens};
 
@@ -97,17 +97,16 @@ impl AttnPrefill<'_> {
     /// dimension passes its type; [`OpError::Shape`] if a view is not as long as its shape;
     /// [`OpError::Device`].
     pub fn launch(mut self, device: &Device) -> Result<(), OpError> {
-        let KvCache { layout, .. } = self.cache;
-        let dtype = self.qkv.dtype();
-        let form = form(layout.head_dim, dtype)?;
-        attn::check_heads(OP, self.heads, layout.kv_heads)?;
-        dim(OP, "T", self.rows.0)?;
-        let strides = self.cache.check(OP)?;
-        let width = product(OP, "H", self.heads, layout.head_dim)?;
-        let fused = product(OP, "H", self.heads + 2 * layout.kv_heads, layout.head_dim)?;
-        check_len(OP, "qkv", product(OP, "T", self.rows.0, fused)?, self.qkv.len())?;
-        check_len(OP, "o", product(OP, "T", self.rows.0, width)?, self.o.len())?;
-        check_types(OP, dtype, [("pool", self.cache.pool.dtype()), ("o", self.o.dtype())])?;
+        let form = form(self.cache.layout.head_dim, self.qkv.dtype())?;
+        let paged = Paged {
+            qkv: &self.qkv,
+            cache: &self.cache,
+            o: &self.o,
+            rows: self.rows,
+            heads: self.heads,
+            window: self.window,
+        };
+        let paged = paged.check(OP)?;
         let items = work::items(OP, self.work.len())?;
         if items == 0 {
             return Ok(());
@@ -119,13 +118,13 @@ impl AttnPrefill<'_> {
             page_table: self.cache.page_table.ptr().cast(),
             work: self.work.ptr().cast(),
             o: self.o.ptr_mut(),
-            ld_q: i64::from(dim(OP, "H", fused)?),
-            ld_o: i64::from(dim(OP, "H", width)?),
-            kv: strides,
-            H: dim(OP, "H", self.heads)?,
-            G: dim(OP, "G", layout.kv_heads)?,
-            ld_pages: dim(OP, "pages_per_sequence", self.cache.pages_per_sequence)?,
-            window: attn::window(OP, self.window)?,
+            ld_q: paged.ld_q,
+            ld_o: paged.ld_o,
+            kv: paged.kv,
+            H: paged.heads,
+            G: paged.kv_heads,
+            ld_pages: paged.ld_pages,
+            window: paged.window,
             scale: form.scale,
             pad: 0,
         };
