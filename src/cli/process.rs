@@ -11,7 +11,9 @@ use super::error::exit;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
 use crate::engine::MediaUse;
-use crate::prompt::{Batch, MediaInput, Padding, PaddingSide, Processed, Processor};
+use crate::prompt::{
+    Batch, MediaInput, Padding, PaddingSide, Part, Processed, Processor, raw_prompts,
+};
 
 /// Arguments of `process`.
 #[derive(Debug, Args)]
@@ -19,8 +21,17 @@ pub(crate) struct ProcessArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Conversation, or list of conversations, as JSON
-    #[arg(long, value_name = "FILE")]
-    messages: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "text", conflicts_with = "text")]
+    messages: Option<PathBuf>,
+    /// A prompt with its control tokens, as the reference's processor takes it; may be repeated
+    #[arg(long, value_name = "PROMPT")]
+    text: Vec<String>,
+    /// A picture for the next placeholder of a picture in the prompts
+    #[arg(long, value_name = "FILE", requires = "text")]
+    image: Vec<PathBuf>,
+    /// A video for the next placeholder of a video in the prompts
+    #[arg(long, value_name = "FILE", requires = "text")]
+    video: Vec<PathBuf>,
     /// Where the tensors go
     #[arg(long, value_name = "FILE.safetensors")]
     output: PathBuf,
@@ -78,11 +89,18 @@ struct Tensor {
 
 /// Writes the tensors and prints what they are.
 pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliError> {
-    let conversations = prompts::conversations(&arguments.messages)?;
+    let conversations = match &arguments.messages {
+        Some(file) => prompts::conversations(file)?.list,
+        None => {
+            let images = arguments.image.iter().map(Part::image_file);
+            let videos = arguments.video.iter().map(Part::video_file);
+            raw_prompts(&arguments.text, images.chain(videos))?
+        }
+    };
     let processor = arguments.pictures.apply(Processor::from_dir(&arguments.model.model)?)?;
     let processor = arguments.prompt.apply(processor)?;
     let options = arguments.end.apply(arguments.prompt.options());
-    let rows = conversations.list.iter().enumerate();
+    let rows = conversations.iter().enumerate();
     let rows = rows.map(|(index, conversation)| processor.process(index, conversation, options));
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     let batch = processor.pad_to(&rows, arguments.padding.padding())?;

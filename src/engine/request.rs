@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::Sampling;
-use crate::prompt::{ControlText, Conversation, Message, ProcessOptions};
+use super::{EngineError, Sampling};
+use crate::prompt::{ControlText, Conversation, Message, Part, ProcessOptions, raw_prompts};
 use crate::units::Tokens;
 
 /// One question: a conversation, and how to answer it.
@@ -27,6 +27,19 @@ impl Request {
         let options = ProcessOptions::default();
         let sampling = Sampling::default();
         Self { conversation, options, sampling, max_new_tokens: None, deadline: None }
+    }
+
+    /// A prompt with its control tokens, as the reference's processor takes it; media are bound to
+    /// its placeholders in order. Whoever writes such a prompt is trusted.
+    ///
+    /// # Errors
+    /// Those of [`raw_prompts`].
+    pub fn raw_prompt(
+        text: impl Into<String>,
+        media: impl IntoIterator<Item = Part>,
+    ) -> Result<Self, EngineError> {
+        let mut prompts = raw_prompts([text], media)?;
+        Ok(Self::conversation(prompts.remove(0)))
     }
 
     /// Longest answer; without it the checkpoint's, else 1,024, and no more than fits.

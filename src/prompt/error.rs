@@ -166,6 +166,9 @@ pub enum PromptError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A call of the processor without a text.
+    #[error("text is required")]
+    NoText,
     /// A request without messages.
     #[error("the conversation has no messages")]
     Empty,
@@ -309,7 +312,7 @@ impl PromptError {
             Self::ContinueAndAnswer | Self::NothingToContinue { .. } => "invalid_request",
             Self::NoNamedTemplate { .. } => "invalid_request",
             Self::UnknownRole { .. } | Self::UnknownPart { .. } => "invalid_request",
-            Self::Message { .. } | Self::Empty => "invalid_request",
+            Self::Message { .. } | Self::Empty | Self::NoText => "invalid_request",
             Self::ControlToken { .. } | Self::ControlTokenInField { .. } => "control_token",
             Self::Placeholders { .. } | Self::Grid { .. } => "prompt_invalid",
             Self::Limit { .. } => "limit_exceeded",

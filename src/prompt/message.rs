@@ -19,6 +19,9 @@ pub struct Conversation {
     pub messages: Vec<Message>,
     /// Paths of pictures are relative to this folder.
     pub folder: PathBuf,
+    /// The prompt itself, control tokens and all, in place of what a template would make of the
+    /// messages.
+    pub(super) raw: Option<String>,
 }
 
 /// One conversation, or the list of them that makes a batch.
@@ -247,7 +250,8 @@ impl Part {
 impl Conversation {
     /// Messages whose paths are relative to the working folder.
     pub fn new(messages: impl IntoIterator<Item = Message>) -> Self {
-        Self { messages: messages.into_iter().collect(), folder: PathBuf::new() }
+        let (messages, folder) = (messages.into_iter().collect(), PathBuf::new());
+        Self { messages, folder, raw: None }
     }
 
     /// Whether each picture and video says where it is: a template needs no more than their places.
@@ -294,7 +298,7 @@ fn conversation(
     let read =
         |(message, value)| read_message(value, Spot { conversation: index, message, part: None });
     let messages = messages.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
-    Ok(Conversation { messages, folder: folder.to_owned() })
+    Ok(Conversation { messages, folder: folder.to_owned(), raw: None })
 }
 
 fn read_message(value: Value, spot: Spot) -> Result<Message, PromptError> {

@@ -20,8 +20,8 @@ use crate::media::{
 use crate::model::config::{ModelConfig, VisionConfig, VisionTokens};
 use crate::units::{TokenId, Tokens};
 
-const IMAGE_PAD: &str = "<|image_pad|>";
-const VIDEO_PAD: &str = "<|video_pad|>";
+pub(super) const IMAGE_PAD: &str = "<|image_pad|>";
+pub(super) const VIDEO_PAD: &str = "<|video_pad|>";
 /// Bytes of a settings file or a template.
 pub(super) const MAX_FILE: u64 = 16 << 20;
 
@@ -292,6 +292,9 @@ impl Processor {
         options: ProcessOptions,
     ) -> Result<Vec<Piece>, PromptError> {
         self.check_limits(conversation)?;
+        if let Some(text) = &conversation.raw {
+            return Ok(vec![Piece { text: text.clone(), origin: Origin::Template }]);
+        }
         if options.control_text == ControlText::Trusted {
             let text = self.templates.chosen()?.render(conversation, options.render)?;
             return Ok(vec![Piece { text, origin: Origin::Template }]);
@@ -372,7 +375,8 @@ impl Processor {
         }
         let text_of =
             |part: &Part| part.json.get("text").and_then(Value::as_str).map_or(0, str::len);
-        let (mut text_bytes, mut pictures, mut videos) = (0_usize, 0, 0);
+        let raw_bytes = conversation.raw.as_ref().map_or(0, String::len);
+        let (mut text_bytes, mut pictures, mut videos) = (raw_bytes, 0, 0);
         for message in &conversation.messages {
             if let Content::Text(text) = &message.content {
                 text_bytes += text.len();

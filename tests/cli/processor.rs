@@ -345,3 +345,53 @@ fn tokens_are_counted_from_headers_alone() {
         assert_eq!(status, 3, "{format}: {said}");
     }
 }
+
+#[test]
+fn a_prompt_with_its_control_tokens_is_processed_as_the_reference_does() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let (model, media) = (demo.join("model").display().to_string(), demo.join("media"));
+    let path = |name: &str| media.join(name).display().to_string();
+    let (first, second) = (path("pair_sizes_1.webp"), path("pair_sizes_2.png"));
+    let clip = path("clip_gif.gif");
+    let folder = tempfile::tempdir().unwrap();
+    let messages = folder.path().join("messages.json");
+    let parts = |files: &[(&str, &str)], text: &str| {
+        let mut parts: Vec<Value> =
+            files.iter().map(|(kind, path)| json!({ "type": kind, "path": path })).collect();
+        parts.push(json!({ "type": "text", "text": text }));
+        json!([{ "role": "user", "content": parts }])
+    };
+    let batch = json!([
+        parts(&[("image", &first)], "What is this?"),
+        parts(&[("image", &second), ("video", &clip)], "What moves?"),
+    ]);
+    fs::write(&messages, batch.to_string()).unwrap();
+    let messages = messages.display().to_string();
+    let texts: Vec<String> = {
+        let text = said(&["render", &model, "--messages", &messages, "--json"]);
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let results = document["results"].as_array().unwrap();
+        results.iter().map(|one| one["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let output = |name: &str| folder.path().join(name).display().to_string();
+    let (expected, found) = (output("expected"), output("found"));
+    said(&["process", &model, "--messages", &messages, "--output", &expected]);
+    let call = ["process", &model, "--text", &texts[0], "--text", &texts[1]];
+    let with = |media: &[&str]| -> Vec<String> {
+        let arguments = [&call[..], &["--output", &found], media].concat();
+        arguments.into_iter().map(str::to_owned).collect()
+    };
+    let borrowed = |arguments: &[String]| -> (i32, String) {
+        refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let all = ["--image", &first, "--image", &second, "--video", &clip];
+    assert_eq!(borrowed(&with(&all)).0, 0);
+    assert!(fs::read(&expected).unwrap() == fs::read(&found).unwrap());
+    // Too few and too many, by kind.
+    for media in [&all[..2], &all[..4], &[&all[..], &["--image", &first]].concat()] {
+        let (status, said) = borrowed(&with(media));
+        assert_eq!(status, 3, "{said}");
+        assert!(said.contains("error[prompt_invalid]: the prompt has "), "{said}");
+    }
+    assert_eq!(refused(&["process", &model, "--output", &found]).0, 2, "neither text nor messages");
+}
