@@ -3,8 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, DeviceArgs, Output, error::exit};
-use crate::device::{self, Device};
+use super::{CliError, DeviceArgs, Output, error::exit, frames::ReaderArgs};
+use crate::{
+    device::{self, Device},
+    media::Limits,
+};
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -22,6 +25,11 @@ pub(crate) fn run(arguments: &DoctorArgs, out: &mut Output) -> Result<u8, CliErr
     let kernels: usize = device::images().map(|(_, _, entries)| entries.len()).sum();
     let machine: Vec<String> =
         device::architectures().iter().map(|name| format!("sm_{name}")).collect();
+    let ffmpeg = ReaderArgs::program().version(&Limits::default());
+    let (ffmpeg, found) = match ffmpeg {
+        Ok(version) => (version, true),
+        Err(error) => (error.to_string(), false),
+    };
     if out.is_json() {
         out.document(&json!({
             "schema": "qwen2vl.doctor/1",
@@ -34,6 +42,7 @@ pub(crate) fn run(arguments: &DoctorArgs, out: &mut Output) -> Result<u8, CliErr
             "memory": { "free": memory.free.0, "total": memory.total.0 },
             "kernels": { "count": kernels, "architectures": machine, "ptx": "compute_80",
                          "nvcc": device::nvcc_release() },
+            "ffmpeg": { "found": found, "version": ffmpeg },
             "verdict": "ready",
         }))?;
         return Ok(exit::DONE);
@@ -53,6 +62,9 @@ pub(crate) fn run(arguments: &DoctorArgs, out: &mut Output) -> Result<u8, CliErr
         gib(memory.free.0),
         gib(memory.total.0)
     ))?;
+    let ffmpeg =
+        if found { ffmpeg } else { "not found (needed for mp4, mov, webm, mkv, avi)".into() };
+    out.line(&format!("ffmpeg    {ffmpeg}"))?;
     out.line("verdict   ready")?;
     Ok(exit::DONE)
 }

@@ -7,12 +7,16 @@ use serde_json::json;
 
 use super::error::exit;
 use super::{CliError, Output};
-use crate::media::{Decoding, FrameSampling, FrameWishes, Limits, Source, Video, VideoSource};
+use crate::media::{
+    Decoding, Ffmpeg, FrameSampling, FrameWishes, Limits, Source, Video, VideoReader, VideoSource,
+};
+use crate::settings;
 
 /// Arguments of `frames`.
 #[derive(Debug, Args)]
 pub(crate) struct FramesArgs {
-    /// A video: an animated GIF, WebP or PNG, or a folder of frames
+    /// A video: mp4, mov, webm, mkv or avi (by ffmpeg), an animated GIF, WebP or PNG, or a folder of
+    /// frames
     #[arg(value_name = "FILE", required_unless_present = "total", conflicts_with = "total")]
     file: Option<PathBuf>,
     /// Frames of a video that is not at hand
@@ -26,6 +30,8 @@ pub(crate) struct FramesArgs {
     temporal_patch_size: u16,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    reader: ReaderArgs,
 }
 
 /// How frames of videos are chosen.
@@ -51,6 +57,27 @@ pub(crate) struct SamplingArgs {
     end: Option<f64>,
 }
 
+/// How containers are read.
+#[derive(Debug, Args)]
+pub(crate) struct ReaderArgs {
+    /// Longest time for one run of ffmpeg, which reads video containers
+    #[arg(long, value_name = "SECONDS", default_value = "1800", value_parser = clap::value_parser!(u32).range(1..))]
+    video_timeout: u32,
+}
+
+impl ReaderArgs {
+    /// The program: `QWEN2VL_FFMPEG`, else `ffmpeg`.
+    pub(crate) fn program() -> Ffmpeg {
+        let program = settings::text(settings::FFMPEG);
+        program.map_or_else(Ffmpeg::default, |program| Ffmpeg { program: program.into() })
+    }
+
+    /// Limits on media.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { video_seconds: self.video_timeout.into(), ..Limits::default() }
+    }
+}
+
 impl SamplingArgs {
     /// What the flags say.
     pub(crate) fn wishes(&self) -> FrameWishes {
@@ -72,8 +99,12 @@ pub(crate) fn run(arguments: &FramesArgs, out: &mut Output) -> Result<u8, CliErr
     let (total, rate, indices) = match &arguments.file {
         Some(path) => {
             let source = VideoSource::File(Source::Path(path.clone()));
-            let video = Video::open(&source, Decoding::default(), &Limits::default())?;
-            let video = video.with_fps(arguments.source_fps);
+            let reader = VideoReader {
+                decoding: Decoding::default(),
+                ffmpeg: ReaderArgs::program(),
+                limits: arguments.reader.limits(),
+            };
+            let video = Video::open(&source, &reader)?.with_fps(arguments.source_fps);
             let (total, rate) = (video.frames(), video.fps());
             (total, rate, sampling.choose(total, rate, patch)?)
         }

@@ -61,7 +61,8 @@ impl Args for MediaFlags {
             arg.value_parser(parser).action(ArgAction::Append)
         };
         let image = "A picture: PNG, JPEG, WebP, GIF or BMP; repeat it for several, in order";
-        let video = "A video: an animated GIF, WebP or PNG, or a folder of frames";
+        let video = "A video: mp4, mov, webm, mkv or avi (by ffmpeg), an animated GIF, WebP or PNG, \
+                     or a folder of frames";
         command.arg(flag("image", "FILE", image)).arg(flag("video", "FILE|FOLDER", video))
     }
 

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 use super::CliError;
 use super::error::{exit, status};
-use super::frames::SamplingArgs;
+use super::frames::{ReaderArgs, SamplingArgs};
 use crate::engine::{EngineBuilder, MediaUse};
 use crate::media::{Alpha, Decoding, Exif, MediaError, Resizer};
 use crate::prompt::{
-    ControlText, Conversations, Grounding, ProcessOptions, Processor, PromptError, RenderOptions,
+    ControlText, Conversations, Grounding, ProcessOptions, Processor, PromptError, PromptLimits,
+    RenderOptions,
 };
 
 /// Bytes of a messages file: some pictures of the largest size, as base64.
@@ -166,6 +167,8 @@ pub(crate) struct PictureArgs {
     video_max_pixels: Option<u64>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    reader: ReaderArgs,
 }
 
 impl PictureArgs {
@@ -173,6 +176,8 @@ impl PictureArgs {
     pub(crate) fn apply(&self, processor: Processor) -> Result<Processor, CliError> {
         let processor = processor.with_resizer(self.resize.into()).with_decoding(self.decoding());
         let processor = processor.with_sampling(self.sampling.wishes())?;
+        let limits = PromptLimits { media: self.reader.limits(), ..processor.limits() };
+        let processor = processor.with_ffmpeg(ReaderArgs::program()).with_limits(limits);
         let processor =
             processor.with_video_pixels(self.video_min_pixels, self.video_max_pixels)?;
         let (min, max) = self.pixels();
@@ -184,6 +189,8 @@ impl PictureArgs {
         let (min, max) = self.pixels();
         let builder = builder.resizer(self.resize.into()).decoding(self.decoding());
         let builder = builder.video_pixels(self.video_min_pixels, self.video_max_pixels);
+        let limits = PromptLimits { media: self.reader.limits(), ..PromptLimits::default() };
+        let builder = builder.ffmpeg(ReaderArgs::program()).limits(limits);
         builder.frames(self.sampling.wishes()).pixels(min, max)
     }
 

@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     device::{Device, DeviceChoice},
-    media::{Decoding, FrameWishes, Resizer},
+    media::{Decoding, Ffmpeg, FrameWishes, Resizer},
     model::{
         Model, ModelOptions, checkpoint::Checkpoint, config::ModelConfig,
         generation_config::GenerationConfig, weights, workspace::Workspace,
     },
-    prompt::{Grounding, MediaKind, Processed, Processor},
+    prompt::{Grounding, MediaKind, Processed, Processor, PromptLimits},
     units::{FloatType, Tokens},
 };
 
@@ -45,6 +45,8 @@ pub struct EngineBuilder {
     chat_template: Option<String>,
     video_pixels: (Option<u64>, Option<u64>),
     frames: FrameWishes,
+    ffmpeg: Ffmpeg,
+    limits: PromptLimits,
 }
 
 /// A loaded checkpoint. Cheap to clone: all clones share one device and its memory.
@@ -125,6 +127,20 @@ impl EngineBuilder {
         self
     }
 
+    /// The program for video containers; without it `ffmpeg`.
+    #[must_use]
+    pub fn ffmpeg(mut self, ffmpeg: Ffmpeg) -> Self {
+        self.ffmpeg = ffmpeg;
+        self
+    }
+
+    /// Limits on requests and their media.
+    #[must_use]
+    pub fn limits(mut self, limits: PromptLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Bounds of each resized frame of a video in pixels, each over the checkpoint's.
     #[must_use]
     pub fn video_pixels(mut self, min: Option<u64>, max: Option<u64>) -> Self {
@@ -182,6 +198,7 @@ impl EngineBuilder {
             None => processor,
         };
         let processor = processor.with_sampling(self.frames)?;
+        let processor = processor.with_ffmpeg(self.ffmpeg).with_limits(self.limits);
         let (min, max) = self.video_pixels;
         let processor = processor.with_video_pixels(min, max)?;
         let checkpoint = Checkpoint::open(&self.folder)?;
@@ -247,6 +264,8 @@ impl Engine {
             chat_template: None,
             video_pixels: (None, None),
             frames: FrameWishes::default(),
+            ffmpeg: Ffmpeg::default(),
+            limits: PromptLimits::default(),
         }
     }
 

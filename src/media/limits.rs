@@ -21,10 +21,15 @@ pub struct Limits {
     pub frames_kept: usize,
     /// Pixels of all resized frames of a video.
     pub video_pixels: u64,
+    /// Seconds that one run of the program that reads containers may take.
+    pub video_seconds: u64,
+    /// Bytes of address space of that program.
+    pub video_memory: u64,
 }
 
 /// The command line's and the library's: 256 MiB, twice Pillow's bomb threshold, 65,535, 1,000;
-/// videos of 4 GiB and a million frames, of which 768, or 2^29 resized pixels, are held.
+/// videos of 4 GiB and a million frames, of which 768, or 2^29 resized pixels, are held; half an hour
+/// and 8 GiB of address space for the program that reads them.
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -36,6 +41,8 @@ impl Default for Limits {
             frames_read: 1_000_000,
             frames_kept: 768,
             video_pixels: 1 << 29,
+            video_seconds: 1800,
+            video_memory: 8 << 30,
         }
     }
 }
@@ -53,6 +60,11 @@ impl Limits {
         }
         check("side of a picture in pixels", wide(size.height.max(size.width)), self.side)?;
         check("decoded picture in pixels", size.pixels().map_or(u64::MAX, wide), self.pixels)
+    }
+
+    /// Refuses a video file of too many bytes.
+    pub(crate) fn check_video(&self, bytes: u64) -> Result<(), MediaError> {
+        check("video file in bytes", bytes, self.video_bytes)
     }
 
     /// Refuses a video of too many frames.

@@ -8,7 +8,9 @@
 //! is hostile: sizes are checked on declared values before memory is taken.
 
 mod animation;
+mod child;
 mod decode;
+mod ffmpeg;
 mod gif;
 mod jpeg;
 mod limits;
@@ -27,6 +29,7 @@ mod video_preprocessor;
 use std::path::PathBuf;
 
 pub use decode::{Alpha, Decoding, Exif, Format, Picture, decode, probe};
+pub use ffmpeg::Ffmpeg;
 pub use limits::Limits;
 pub use normalize::Normalization;
 pub use patches::{Frames, PATCH_ROW_PITCH, patch_rows};
@@ -35,7 +38,7 @@ pub use resize::Filter;
 pub use sampling::{FrameSampling, FrameWishes};
 pub use smart_resize::{PixelBudget, smart_resize};
 pub use source::Source;
-pub use video::{Video, VideoSource};
+pub use video::{Video, VideoReader, VideoSource};
 pub use video_preprocessor::VideoPreprocessor;
 
 /// Height and width in pixels.
@@ -237,6 +240,36 @@ pub enum MediaError {
         /// Index of the frame.
         frame: usize,
     },
+    /// The program that reads containers cannot be started.
+    #[error(
+        "cannot start {program}, which reads video containers: install ffmpeg 5.1 or later, name it \
+         with QWEN2VL_FFMPEG, or give an animated picture or frames"
+    )]
+    NoFfmpeg {
+        /// As it was looked for.
+        program: String,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program that reads containers failed.
+    #[error("ffmpeg cannot read the video: {said}")]
+    Ffmpeg {
+        /// The beginning of what it said.
+        said: String,
+    },
+    /// The program that reads containers took too long and was ended.
+    #[error("ffmpeg takes more than {seconds} seconds for the video")]
+    VideoTimeout {
+        /// The limit.
+        seconds: u64,
+    },
+    /// The program that reads containers wrote something else than frames.
+    #[error("ffmpeg writes {problem}")]
+    VideoStream {
+        /// What is wrong with its stream.
+        problem: &'static str,
+    },
     /// A rate and a number of frames together.
     #[error("num_frames and fps are mutually exclusive: give one of them")]
     SamplingChoice,
@@ -316,7 +349,8 @@ impl MediaError {
             }
             Self::SamplingChoice | Self::Sampling { .. } | Self::NoRate => "invalid_request",
             Self::TooManyFrames { .. } | Self::NoFrames { .. } => "invalid_request",
-            Self::Limit { .. } => "limit_exceeded",
+            Self::Limit { .. } | Self::VideoTimeout { .. } => "limit_exceeded",
+            Self::NoFfmpeg { .. } => "unsupported",
             Self::Frame { source, .. } => source.code(),
             Self::UnsupportedFormat { .. } | Self::UnsupportedConfig { .. } => "unsupported",
             Self::ConfigJson { .. } | Self::Config { .. } => "checkpoint_invalid",

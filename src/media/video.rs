@@ -1,16 +1,19 @@
 //! Videos: where frames come from, how many there are, and the chosen ones one at a time
 //! (docs/spec.md, sections 4.1 and 4.5).
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::animation::{self, Animation};
-use super::{Decoding, Format, Limits, MediaError, Rgb8, Size, Source};
+use super::ffmpeg::{self, Container};
+use super::{Decoding, Ffmpeg, Format, Limits, MediaError, Rgb8, Size, Source};
 
 /// Where a video comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VideoSource {
-    /// An animated picture, a picture (a video of one frame), or a folder of frames, in the order of
-    /// their names.
+    /// A container (mp4, mov, webm, mkv, avi), an animated picture, a picture (a video of one frame),
+    /// or a folder of frames, in the order of their names.
     File(Source),
     /// One picture a frame, in order.
     Frames(Vec<Source>),
@@ -32,6 +35,17 @@ impl VideoSource {
     }
 }
 
+/// How videos are read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VideoReader {
+    /// How bytes of pictures become RGB.
+    pub decoding: Decoding,
+    /// The program for containers.
+    pub ffmpeg: Ffmpeg,
+    /// Checked before memory is taken.
+    pub limits: Limits,
+}
+
 /// A video whose frames are counted and none decoded.
 #[derive(Debug)]
 pub struct Video {
@@ -45,6 +59,7 @@ pub struct Video {
 
 #[derive(Debug)]
 enum Content {
+    Container(Container),
     List(Vec<Source>),
     Animation(Vec<u8>),
     Still(Vec<u8>),
@@ -55,48 +70,70 @@ impl Video {
     ///
     /// # Errors
     /// [`MediaError::Io`]; [`MediaError::EmptyVideo`] for a list or folder without frames;
-    /// [`MediaError::UnknownFormat`]; [`MediaError::Limit`]; those of [`decode()`].
-    pub fn open(
-        source: &VideoSource,
-        decoding: Decoding,
-        limits: &Limits,
-    ) -> Result<Self, MediaError> {
+    /// [`MediaError::UnknownFormat`]; [`MediaError::Limit`]; those of [`decode()`](super::decode());
+    /// for a container [`MediaError::NoFfmpeg`], [`MediaError::Ffmpeg`],
+    /// [`MediaError::VideoTimeout`], [`MediaError::VideoStream`].
+    pub fn open(source: &VideoSource, reader: &VideoReader) -> Result<Self, MediaError> {
         match source {
-            VideoSource::Frames(frames) => Self::list(frames.clone(), decoding, limits),
+            VideoSource::Frames(frames) => Self::list(frames.clone(), reader),
             VideoSource::File(Source::Path(path)) if path.is_dir() => {
-                Self::list(folder(path, limits)?, decoding, limits)
+                Self::list(folder(path, &reader.limits)?, reader)
             }
-            VideoSource::File(file) => Self::file(file, decoding, limits),
+            VideoSource::File(file) => match container(file, &reader.limits)? {
+                Some((file, demuxer)) => {
+                    let (ffmpeg, limits) = (&reader.ffmpeg, &reader.limits);
+                    let container = Container::open(file, demuxer, ffmpeg, limits)?;
+                    let Container { frames, size, fps, .. } = container;
+                    Ok(Self::new(frames, size, fps, Content::Container(container), reader))
+                }
+                None => Self::picture(file, reader),
+            },
         }
     }
 
-    fn list(frames: Vec<Source>, decoding: Decoding, limits: &Limits) -> Result<Self, MediaError> {
-        limits.check_frames_read(frames.len())?;
-        let first = frames.first().ok_or(MediaError::EmptyVideo)?;
-        let size = decoding.open(&first.read(limits)?, limits)?.size();
-        let (count, content) = (frames.len(), Content::List(frames));
-        Ok(Self { frames: count, size, fps: None, content, decoding, limits: *limits })
+    fn new(
+        frames: usize,
+        size: Size,
+        fps: Option<f64>,
+        content: Content,
+        reader: &VideoReader,
+    ) -> Self {
+        let (decoding, limits) = (reader.decoding, reader.limits);
+        Self { frames, size, fps, content, decoding, limits }
     }
 
-    fn file(file: &Source, decoding: Decoding, limits: &Limits) -> Result<Self, MediaError> {
+    fn list(frames: Vec<Source>, reader: &VideoReader) -> Result<Self, MediaError> {
+        let limits = &reader.limits;
+        limits.check_frames_read(frames.len())?;
+        let first = frames.first().ok_or(MediaError::EmptyVideo)?;
+        let size = reader.decoding.open(&first.read(limits)?, limits)?.size();
+        Ok(Self::new(frames.len(), size, None, Content::List(frames), reader))
+    }
+
+    fn picture(file: &Source, reader: &VideoReader) -> Result<Self, MediaError> {
+        let limits = &reader.limits;
         let bytes = file.read(limits)?;
-        let limits = *limits;
-        Ok(match animation::scan(&bytes, &limits)? {
+        Ok(match animation::scan(&bytes, limits)? {
             Some(Animation { frames, size, fps }) if frames > 1 => {
-                Self { frames, size, fps, content: Content::Animation(bytes), decoding, limits }
+                Self::new(frames, size, fps, Content::Animation(bytes), reader)
             }
             _ => {
-                let size = decoding.open(&bytes, &limits)?.size();
-                Self {
-                    frames: 1,
-                    size,
-                    fps: None,
-                    content: Content::Still(bytes),
-                    decoding,
-                    limits,
-                }
+                let size = reader.decoding.open(&bytes, limits)?.size();
+                Self::new(1, size, None, Content::Still(bytes), reader)
             }
         })
+    }
+
+    /// Counts frames by decoding, after [`MediaError::FrameMissing`]; whether there is another number
+    /// of them than the headers say.
+    ///
+    /// # Errors
+    /// As [`Video::open`].
+    pub fn recount(&mut self) -> Result<bool, MediaError> {
+        let Content::Container(container) = &mut self.content else { return Ok(false) };
+        let changed = container.recount(&self.limits)?;
+        self.frames = container.frames;
+        Ok(changed)
     }
 
     /// The same with a frame rate, where the source has none of its own.
@@ -141,6 +178,7 @@ impl Video {
             each(picture)
         };
         match &self.content {
+            Content::Container(container) => container.read(indices, &self.limits, &mut checked),
             Content::List(frames) => indices.iter().try_for_each(|index| {
                 let source =
                     frames.get(*index).ok_or(MediaError::FrameMissing { frame: *index })?;
@@ -164,6 +202,37 @@ impl Video {
     fn decode(&self, bytes: &[u8]) -> Result<Rgb8, MediaError> {
         self.decoding.open(bytes, &self.limits)?.rgb()
     }
+}
+
+/// The file as a container, opened at its start, with the name of its demuxer; none for a picture.
+fn container(source: &Source, limits: &Limits) -> Result<Option<(File, &'static str)>, MediaError> {
+    let path = match source {
+        Source::Path(path) => path,
+        Source::Bytes(bytes) => {
+            let Some(demuxer) = ffmpeg::demuxer(bytes) else { return Ok(None) };
+            limits.check_video(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
+            // ffmpeg seeks: the bytes become a file without a name.
+            let written = tempfile::tempfile().and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.seek(SeekFrom::Start(0))?;
+                Ok(file)
+            });
+            let io = |source| MediaError::Io { path: "a temporary file".into(), source };
+            return written.map(|file| Some((file, demuxer))).map_err(io);
+        }
+    };
+    let io = |source| MediaError::Io { path: path.clone(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let mut start = Vec::new();
+    (&mut file).take(ffmpeg::SIGNATURE).read_to_end(&mut start).map_err(io)?;
+    let Some(demuxer) = ffmpeg::demuxer(&start) else { return Ok(None) };
+    limits.check_video(metadata.len())?;
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    Ok(Some((file, demuxer)))
 }
 
 /// The pictures of a folder in the order of their names; other files are passed over.

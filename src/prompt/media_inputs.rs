@@ -4,7 +4,7 @@ use super::message::{PartKind, at};
 use super::parts::{Clip, Picture, SizeWishes};
 use super::{Conversation, Processor, PromptError, Spot};
 use crate::media::{
-    Alpha, FrameSampling, MediaError, PixelBudget, Prepared, Preprocessor, Size, Video,
+    Alpha, FrameSampling, MediaError, PixelBudget, Prepared, Preprocessor, Size, Video, VideoReader,
 };
 use crate::units::{GridThw, Tokens};
 
@@ -170,9 +170,32 @@ impl Processor {
     }
 
     fn video(&self, clip: &Clip, spot: Spot, depth: Depth) -> Result<MediaInput, PromptError> {
+        let reader = VideoReader {
+            decoding: self.decoding,
+            ffmpeg: self.ffmpeg.clone(),
+            limits: self.limits.media,
+        };
+        let video = Video::open(&clip.source, &reader).map_err(at(spot))?;
+        let mut video = video.with_fps(clip.source_fps);
+        match self.sampled(clip, &video, spot, depth) {
+            // A container that promises more frames than it has.
+            Err(PromptError::Media { source: MediaError::FrameMissing { .. }, .. })
+                if video.recount().map_err(at(spot))? =>
+            {
+                self.sampled(clip, &video, spot, depth)
+            }
+            done => done,
+        }
+    }
+
+    fn sampled(
+        &self,
+        clip: &Clip,
+        video: &Video,
+        spot: Spot,
+        depth: Depth,
+    ) -> Result<MediaInput, PromptError> {
         let limits = &self.limits.media;
-        let video = Video::open(&clip.source, self.decoding, limits).map_err(at(spot))?;
-        let video = video.with_fps(clip.source_fps);
         let sampling = clip.sampling(self.video.sampling());
         let patch = self.video.frame().temporal_patch_size();
         let indices = sampling.choose(video.frames(), video.fps(), patch).map_err(at(spot))?;
@@ -184,7 +207,7 @@ impl Processor {
         let resized = preprocessor.frame().resized(video.size()).map_err(at(spot))?;
         let prepared = match depth {
             Depth::Headers => None,
-            Depth::Pixels => Some(preprocessor.video(&video, &indices, limits).map_err(at(spot))?),
+            Depth::Pixels => Some(preprocessor.video(video, &indices, limits).map_err(at(spot))?),
         };
         let grid = preprocessor.frame().grid(indices.len(), resized);
         let (total, source_fps) = (video.frames(), video.fps());

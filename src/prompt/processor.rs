@@ -15,7 +15,7 @@ use super::{
     RenderOptions, Spot, Tokenizer, placeholders,
 };
 use crate::media::{
-    Decoding, FrameWishes, Limits, MediaError, Preprocessor, Resizer, VideoPreprocessor,
+    Decoding, Ffmpeg, FrameWishes, Limits, MediaError, Preprocessor, Resizer, VideoPreprocessor,
 };
 use crate::model::config::{ModelConfig, VisionConfig, VisionTokens};
 use crate::units::{TokenId, Tokens};
@@ -33,6 +33,7 @@ pub struct Processor {
     pub(super) preprocessor: Preprocessor,
     pub(super) video: VideoPreprocessor,
     pub(super) decoding: Decoding,
+    pub(super) ffmpeg: Ffmpeg,
     tokens: VisionTokens,
     pad: Option<TokenId>,
     side: PaddingSide,
@@ -144,7 +145,19 @@ impl Processor {
         let side = if right { PaddingSide::Right } else { PaddingSide::Left };
         let (preprocessor, video) = (preprocessor(folder)?, video_preprocessor(folder)?);
         let (decoding, limits) = (Decoding::default(), PromptLimits::default());
-        Ok(Self { tokenizer, templates, preprocessor, video, decoding, tokens, pad, side, limits })
+        let ffmpeg = Ffmpeg::default();
+        Ok(Self {
+            tokenizer,
+            templates,
+            preprocessor,
+            video,
+            decoding,
+            ffmpeg,
+            tokens,
+            pad,
+            side,
+            limits,
+        })
     }
 
     /// The same with other limits on resized pictures, each on its own. Videos keep theirs, as in
@@ -172,6 +185,18 @@ impl Processor {
     ) -> Result<Self, MediaError> {
         self.video = self.video.with_budget(min_pixels, max_pixels)?;
         Ok(self)
+    }
+
+    /// The same with another program for video containers.
+    #[must_use]
+    pub fn with_ffmpeg(mut self, ffmpeg: Ffmpeg) -> Self {
+        self.ffmpeg = ffmpeg;
+        self
+    }
+
+    /// Limits on requests.
+    pub fn limits(&self) -> PromptLimits {
+        self.limits
     }
 
     /// The same with another sampling of videos that do not ask for their own.

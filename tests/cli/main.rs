@@ -9,3 +9,4 @@ mod device;
 mod frames;
 mod processor;
 mod prompts;
+mod video;

@@ -9,3 +9,4 @@ mod checkpoint;
 mod media;
 mod program;
 mod prompt;
+mod video;

@@ -16,7 +16,12 @@ pub mod checkpoint;
 use std::sync::LazyLock;
 
 use half::bf16;
-use qwen2vl::{device::Device, settings, units::Float};
+use qwen2vl::{
+    device::Device,
+    media::{Ffmpeg, Limits},
+    settings,
+    units::Float,
+};
 
 /// Fills outputs before a launch: what stays unwritten is NaN.
 pub const POISON: bf16 = bf16::from_bits(0x7fc1);
@@ -86,4 +91,24 @@ pub fn assert_ulps(got: &[bf16], want: &[bf16], limit: u32, label: &str) {
         let near = !g.is_nan() && bf16_rank(*g).abs_diff(bf16_rank(*w)) <= limit;
         assert!(near, "{label}: element {i}: got {g}, want {w}");
     }
+}
+
+/// The ffmpeg program of this machine: `QWEN2VL_FFMPEG`, else `ffmpeg` of the path. Says which it is,
+/// so that a log tells whether real containers were read.
+pub fn ffmpeg() -> Option<Ffmpeg> {
+    static FOUND: LazyLock<Option<Ffmpeg>> = LazyLock::new(|| {
+        let named = settings::text(settings::FFMPEG);
+        let ffmpeg = named.map_or_else(Ffmpeg::default, |name| Ffmpeg { program: name.into() });
+        match ffmpeg.version(&Limits::default()) {
+            Ok(version) => {
+                eprintln!("ffmpeg: {} ({version})", ffmpeg.program.display());
+                Some(ffmpeg)
+            }
+            Err(error) => {
+                eprintln!("ffmpeg: none, real containers are not read ({error})");
+                None
+            }
+        }
+    });
+    FOUND.clone()
 }
