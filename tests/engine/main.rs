@@ -8,6 +8,7 @@ mod support;
 mod answers;
 mod forward;
 mod launches;
+mod page;
 mod refusals;
 
 use std::path::{Path, PathBuf};
