@@ -137,7 +137,8 @@ fn benches(c: &mut Criterion) {
         if level > Level::detect() {
             continue;
         }
-        let settings = Settings { level, ..Settings::default() };
+        // The optimiser would take most of a loop out of it.
+        let settings = Settings { level, plain: true, ..Settings::default() };
         let device = Device::new(16 << 20, settings).expect("16 MiB can be reserved");
         let data = device.alloc(1 << 16).expect("there is room");
         for (name, line) in rows {

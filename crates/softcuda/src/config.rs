@@ -38,6 +38,8 @@ pub struct Config {
 pub struct Schedule {
     /// SIMD level; by default the best of this processor.
     pub level: Option<Level>,
+    /// Without the optimiser: each instruction as it stands in the text.
+    pub plain: bool,
     /// Order of blocks.
     pub blocks: Order,
     /// Order of warps in a block.
@@ -51,6 +53,7 @@ impl Schedule {
     pub(crate) fn settings(&self) -> Settings {
         Settings {
             level: self.level.unwrap_or_else(Level::detect),
+            plain: self.plain,
             blocks: self.blocks,
             warps: self.warps,
             copies: self.copies,
@@ -176,7 +179,7 @@ impl Config {
 const PREFIX: &str = "SOFTCUDA_";
 
 impl Schedule {
-    /// `blocks=reverse,warps=linear,cpasync=eager`
+    /// `blocks=reverse,warps=linear,cpasync=eager,code=plain`
     fn read(&mut self, text: &str) -> Result<(), String> {
         for item in text.split(',') {
             match item.split_once('=') {
@@ -184,8 +187,11 @@ impl Schedule {
                 Some(("warps", value)) => self.warps = order(value)?,
                 Some(("cpasync", "strict")) => self.copies = CopyMode::Strict,
                 Some(("cpasync", "eager")) => self.copies = CopyMode::Eager,
+                Some(("code", "optimised")) => self.plain = false,
+                Some(("code", "plain")) => self.plain = true,
                 _ => {
-                    let known = "blocks=linear|reverse, warps=linear|reverse, cpasync=strict|eager";
+                    let known = "blocks=linear|reverse, warps=linear|reverse, \
+                                 cpasync=strict|eager, code=optimised|plain";
                     return Err(format!("a list of {known}"));
                 }
             }
@@ -281,7 +287,7 @@ mod tests {
             ("SOFTCUDA_TIMEOUT", "5"),
             ("SOFTCUDA_ORDERED", "1"),
             ("SOFTCUDA_LEVEL", "base"),
-            ("SOFTCUDA_SCHEDULE", "blocks=reverse,cpasync=eager"),
+            ("SOFTCUDA_SCHEDULE", "blocks=reverse,cpasync=eager,code=plain"),
             ("SOFTCUDA_REPORT", "json:/tmp/report"),
             ("SOFTCUDA_LOG", "launch,api"),
         ])
@@ -294,6 +300,7 @@ mod tests {
         assert_eq!(config.schedule.blocks, Order::Descending);
         assert_eq!(config.schedule.warps, Order::Ascending);
         assert_eq!(config.schedule.copies, CopyMode::Eager);
+        assert!(config.schedule.plain);
         assert_eq!(config.report, ReportSink::Json("/tmp/report".into()));
         assert_eq!(config.log, Log { api: true, launch: true, jit: false });
     }
@@ -311,6 +318,7 @@ mod tests {
             ("SOFTCUDA_LEVEL", "sse9"),
             ("SOFTCUDA_SCHEDULE", "blocks"),
             ("SOFTCUDA_SCHEDULE", "blocks=odd"),
+            ("SOFTCUDA_SCHEDULE", "code=fast"),
             ("SOFTCUDA_REPORT", "json:"),
             ("SOFTCUDA_LOG", "everything"),
             ("SOFTCUDA_PROFIL", "a100"),

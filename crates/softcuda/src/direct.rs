@@ -149,7 +149,8 @@ impl Module {
     /// If there is none, or it uses what we do not support.
     pub fn kernel(&self, name: &str) -> Result<Arc<Kernel>, LoadError> {
         let address = |v: VarId| self.addresses.get(v.0 as usize).copied().filter(|at| *at != 0);
-        let env = Env { level: self.settings.level, address: &address };
+        let Settings { level, plain, .. } = self.settings;
+        let env = Env { level, plain, address: &address };
         lower(&self.ast, name, &env).map(Arc::new)
     }
 

@@ -25,8 +25,8 @@ pub(super) struct Function {
     id: FuncId,
     name: CString,
     settings: Mutex<Settings>,
-    /// Lowered code, by level.
-    code: Mutex<HashMap<Level, Arc<Kernel>>>,
+    /// Lowered code, by level and whether it is plain.
+    code: Mutex<HashMap<(Level, bool), Arc<Kernel>>>,
 }
 
 /// Attributes that a program may set.
@@ -77,9 +77,13 @@ impl Function {
     }
 
     /// The code for a level, lowered at its first use.
-    pub(super) fn code(&self, driver: &Driver, level: Level) -> Result<Arc<Kernel>, Code> {
+    pub(super) fn code(
+        &self,
+        driver: &Driver,
+        (level, plain): (Level, bool),
+    ) -> Result<Arc<Kernel>, Code> {
         let mut code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = code.get(&level) {
+        if let Some(kernel) = code.get(&(level, plain)) {
             return Ok(kernel.clone());
         }
         let name = self.name();
@@ -87,7 +91,7 @@ impl Function {
             let address = self.module.addresses.get(index as usize).copied();
             address.filter(|address| *address != 0)
         };
-        let env = Env { level, address: &address };
+        let env = Env { level, plain, address: &address };
         let lowered = lower(&self.module.ast, &name, &env).map_err(|error| {
             report::load_error(&driver.config.report, &error);
             error.code
@@ -97,7 +101,7 @@ impl Function {
             eprintln!("softcuda function {name} {level:?}: {ops} ops, {registers} registers");
         }
         let kernel = Arc::new(lowered);
-        code.insert(level, kernel.clone());
+        code.insert((level, plain), kernel.clone());
         Ok(kernel)
     }
 
@@ -111,8 +115,8 @@ impl Function {
         let code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
         let found = code.values().next().cloned();
         drop(code);
-        let level = driver.config.schedule.settings().level;
-        found.map_or_else(|| self.code(driver, level), Ok)
+        let settings = driver.config.schedule.settings();
+        found.map_or_else(|| self.code(driver, (settings.level, settings.plain)), Ok)
     }
 
     pub(super) fn needs(&self, driver: &Driver) -> Result<Needs, Code> {
@@ -120,7 +124,11 @@ impl Function {
         let figures = self.module.figures(&self.name());
         let registers = match figures {
             Some(figures) if figures.registers > 0 => figures.registers,
-            _ => guessed_registers(kernel.regs, &self.ast()?.perf),
+            // Optimised code keeps what holds for a launch in registers: more than a GPU would.
+            _ => {
+                let plain = self.code(driver, (kernel.level, true))?;
+                guessed_registers(plain.regs, &self.ast()?.perf)
+            }
         };
         Ok(Needs {
             registers: registers.min(MAX_REGISTERS),

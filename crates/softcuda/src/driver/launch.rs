@@ -93,7 +93,7 @@ fn launch(
     let parameters = parameters.copy(function.ast()?)?;
     let schedule = report::thread_schedule().unwrap_or(driver.config.schedule);
     let settings = schedule.settings();
-    let kernel = function.code(driver, settings.level)?;
+    let kernel = function.code(driver, (settings.level, settings.plain))?;
     let resident = check_resources(driver, &function, shape, mode)?;
     let number = driver.next_launch.fetch_add(1, Ordering::Relaxed);
     report::launch(driver.config.log.launch, || LaunchRecord {

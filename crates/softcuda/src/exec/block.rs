@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::handlers::cpasync::Copies;
+use super::handlers::copies::Flights;
 use super::op::Reg;
 use super::sched::Stop;
 use super::warp::{
@@ -59,10 +59,54 @@ pub struct BlockState {
     regs: Store,
     shared: Store,
     local: Store,
+    flights: Box<Flights>,
     /// Warps that arrived at each barrier without waiting.
     arrived: [u32; 16],
-    /// The kernel whose constants `regs` holds, for how many warps.
-    prepared: Option<(Arc<Kernel>, usize)>,
+    /// What `regs` holds the fixed registers of.
+    prepared: Option<Prepared>,
+}
+
+/// All that the constants and the preamble's results depend on.
+#[derive(Debug)]
+struct Prepared {
+    kernel: Arc<Kernel>,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    processors: u32,
+    params: Arc<[u8]>,
+}
+
+impl Prepared {
+    fn of(launch: &Launch) -> Self {
+        Prepared {
+            kernel: Arc::clone(&launch.kernel),
+            grid: launch.grid,
+            block: launch.block,
+            shared_bytes: launch.shared_bytes,
+            processors: launch.processors,
+            params: Arc::clone(&launch.params),
+        }
+    }
+
+    /// The constants of `launch` are there.
+    fn has_constants(&self, launch: &Launch) -> bool {
+        // The number of warps decides where the registers of each are.
+        Arc::ptr_eq(&self.kernel, &launch.kernel) && warps(self.block) == warps(launch.block)
+    }
+
+    /// The results of the preamble are there too.
+    fn has_results(&self, launch: &Launch) -> bool {
+        self.has_constants(launch)
+            && (self.grid, self.block) == (launch.grid, launch.block)
+            && (self.shared_bytes, self.processors) == (launch.shared_bytes, launch.processors)
+            && (Arc::ptr_eq(&self.params, &launch.params) || self.params == launch.params)
+    }
+}
+
+/// Warps of a block of threads.
+fn warps([x, y, z]: [u32; 3]) -> usize {
+    (x * y * z).div_ceil(32) as usize
 }
 
 // SAFETY: the pointers in the warps lead into the state's own buffers and into what the launch
@@ -79,12 +123,12 @@ impl BlockState {
         check(launch)?;
         let [x, y, z] = launch.block;
         let threads = x * y * z;
-        let count = threads.div_ceil(32) as usize;
+        let count = warps(launch.block);
         let mask_regs = (kernel.masks as usize).div_ceil(32);
         let stride = mask_regs + kernel.regs as usize;
         let regs = self.regs.fit(stride * count * size_of::<Reg>());
-        let fresh =
-            !matches!(&self.prepared, Some((k, n)) if Arc::ptr_eq(k, kernel) && *n == count);
+        let constants = self.prepared.as_ref().is_some_and(|p| p.has_constants(launch));
+        let results = self.prepared.as_ref().is_some_and(|p| p.has_results(launch));
         let shared_size = kernel.shared_size + launch.shared_bytes;
         let shared = self.shared.fit(shared_size as usize).cast::<u8>();
         // SAFETY: the buffer has at least this many bytes.
@@ -100,11 +144,13 @@ impl BlockState {
             size: launch.memory.size(),
             granules: launch.memory.granules(),
         };
+        self.flights.reset(count);
+        let first_copies = self.flights.copies.as_mut_ptr();
         let mut old = std::mem::take(&mut self.warps).into_iter();
         for index in 0..count {
             // SAFETY: warp `index` has `stride` registers from here.
             let base = unsafe { regs.add(index * stride + mask_regs) };
-            if fresh {
+            if !constants {
                 for (reg, bits) in &kernel.constants {
                     // SAFETY: constants lie in registers of the kernel.
                     unsafe { (*base.add(*reg as usize)).0 = [*bits; 32] };
@@ -112,12 +158,8 @@ impl BlockState {
             }
             let lanes = (threads - index as u32 * 32).min(32);
             let live = (u64::MAX >> (64 - lanes)) as u32;
-            let (mut waiting, mut copies) = old.next().map_or_else(
-                || (Vec::with_capacity(32), Copies::default()),
-                |w| (w.waiting, w.copies),
-            );
+            let mut waiting = old.next().map_or_else(|| Vec::with_capacity(32), |w| w.waiting);
             waiting.clear();
-            copies.reset();
             waiting.push(Fragment {
                 mask: live,
                 pc: kernel.ops.as_ptr(),
@@ -141,8 +183,14 @@ impl BlockState {
                 local_size,
                 params: launch.params.as_ptr(),
                 params_size: kernel.params_size,
-                copies,
+                // SAFETY: there are the copies of `count` warps.
+                copies: unsafe { first_copies.add(index) },
+                first_copies,
+                late: &raw mut self.flights.late,
                 copy_mode: launch.settings.copies,
+                rows: [std::ptr::null(); 8],
+                group: 0,
+                dots: 0,
                 kernel: Arc::as_ptr(kernel),
                 index: index as u32,
                 count: count as u32,
@@ -155,7 +203,13 @@ impl BlockState {
                 failure: None,
             });
         }
-        self.prepared = Some((Arc::clone(kernel), count));
+        if !results {
+            for warp in &mut self.warps {
+                // SAFETY: the warp is set up for its kernel, whose level the processor has.
+                unsafe { warp.prepare(&kernel.preamble) };
+            }
+            self.prepared = Some(Prepared::of(launch));
+        }
         Ok(())
     }
 

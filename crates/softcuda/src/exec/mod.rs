@@ -59,6 +59,9 @@ pub struct Kernel {
     pub masks: u32,
     /// Registers that hold a constant in every lane, and the constants.
     pub constants: Vec<(u16, u32)>,
+    /// Ops whose results hold for all blocks of a launch: run by a warp before its first block, up
+    /// to the last op. May be empty.
+    pub preamble: Box<[Op]>,
     /// The ops; execution begins at the first.
     pub ops: Box<[Op]>,
     /// Instructions, by [`Op::loc`].
@@ -94,6 +97,8 @@ pub enum CopyMode {
 pub struct Settings {
     /// SIMD level of the handlers; part of lowering.
     pub level: Level,
+    /// Without the optimiser; part of lowering.
+    pub plain: bool,
     /// Order of blocks. Followed by whoever hands out blocks.
     pub blocks: Order,
     /// Order of warps in a block.
@@ -106,6 +111,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             level: Level::detect(),
+            plain: false,
             blocks: Order::default(),
             warps: Order::default(),
             copies: CopyMode::default(),

@@ -128,6 +128,11 @@ impl Simd for Avx512 {
 /// into. A body that wants intrinsics calls a `#[target_feature]` function under
 /// `if L::LEVEL == Level::Avx512`.
 pub trait Exec {
+    /// Whether the op reads nothing but its operands (and, without operands, what stays the same for
+    /// a block), writes nothing but its results and never fails: it may then run earlier, once
+    /// instead of twice, or not at all.
+    const PURE: bool = false;
+
     /// Runs the op for the lanes of `m` (not 0). True: go on with the next op. False: leave the
     /// chain at this op, after [`Warp::fault`] or an event in the warp.
     ///

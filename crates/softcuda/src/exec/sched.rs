@@ -84,6 +84,19 @@ impl Warp {
         self.waiting.iter().any(|f| f.state == FragmentState::Ready)
     }
 
+    /// Runs a preamble for all lanes. Its ops are pure and end with a jump to itself.
+    ///
+    /// # Safety
+    /// As [`Warp::run`].
+    pub(crate) unsafe fn prepare(&mut self, preamble: &[Op]) {
+        let Some(last) = preamble.last() else { return };
+        let mut pc = preamble.as_ptr();
+        while !std::ptr::eq(pc, last) {
+            // SAFETY: `pc` is an op of the preamble: its first, or where a jump leads.
+            pc = unsafe { ((*pc).handler)(self.regs, pc, self, !0) };
+        }
+    }
+
     /// Runs until all lanes exited or wait at a block barrier, or the clock passes `until`.
     ///
     /// # Safety

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU16};
 
-use super::handlers::cpasync::Copies;
+use super::handlers::copies::Copies;
 use super::op::{Op, Reg};
 use super::{CopyMode, Kernel};
 use crate::fault::FaultKind;
@@ -141,10 +141,20 @@ pub struct Warp {
     pub params: *const u8,
     /// Bytes of it.
     pub params_size: u32,
-    /// Copies in flight.
-    pub copies: Copies,
+    /// Copies in flight, in the block's `Flights`, and those of the first warp.
+    pub copies: *mut Copies,
+    /// See `copies`.
+    pub first_copies: *mut Copies,
+    /// Entries among the block's copies whose sources are still to be read.
+    pub late: *mut usize,
     /// When asynchronous copies land.
     pub copy_mode: CopyMode,
+    /// Rows that a group of loads reads, and the number of the group (0: none).
+    pub rows: [*const u8; 8],
+    /// See `rows`.
+    pub group: u16,
+    /// Accumulators, by number in their block, that are sums of `vdpbf16ps` alone.
+    pub dots: u64,
     /// The kernel.
     pub kernel: *const Kernel,
     /// Index of this warp in its block.
@@ -168,6 +178,46 @@ pub struct Warp {
 }
 
 impl Warp {
+    /// A warp for handlers that use nothing of it: pure ops on constants.
+    pub(crate) fn scratch(regs: *mut Reg) -> Self {
+        let nothing = std::ptr::null_mut();
+        Warp {
+            regs,
+            active: !0,
+            live: !0,
+            frontier: std::ptr::null(),
+            event: Event::None,
+            clock: 0,
+            waiting: Vec::new(),
+            global: GlobalView { base: nothing, size: 0, granules: std::ptr::null() },
+            memory: std::ptr::null(),
+            shared: nothing,
+            shared_size: 0,
+            shared_dynamic: 0,
+            local: nothing,
+            local_size: 0,
+            params: nothing,
+            params_size: 0,
+            copies: std::ptr::null_mut(),
+            first_copies: std::ptr::null_mut(),
+            late: std::ptr::null_mut(),
+            copy_mode: CopyMode::Strict,
+            rows: [std::ptr::null(); 8],
+            group: 0,
+            dots: 0,
+            kernel: std::ptr::null(),
+            index: 0,
+            count: 1,
+            block: [0; 3],
+            grid: [1; 3],
+            threads: [32, 1, 1],
+            launch: 0,
+            processors: 0,
+            stop: std::ptr::null(),
+            failure: None,
+        }
+    }
+
     /// Records a fault of the lanes `lanes` at `op`. The handler then returns false (or its op).
     #[cold]
     #[inline(never)]

@@ -81,11 +81,34 @@ pub(crate) enum Mark {
     Unguard,
 }
 
+/// What the optimiser knows of an op beyond its being pure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Other,
+    /// `d` is a copy of `a`.
+    Copy,
+    /// A load of 4 bytes from global memory.
+    LoadWord,
+    /// A load of so many bytes from the kernel's parameters: pure at a constant address.
+    ParamLoad(u32),
+}
+
 /// An op whose operands are values.
 #[derive(Clone, Debug)]
 pub struct VOp {
     /// Handler.
     pub handler: Handler,
+    /// The type of its body, for listings.
+    pub(crate) name: &'static str,
+    /// See [`Exec::PURE`].
+    pub(crate) pure: bool,
+    /// Without operands, the result is another for each block of the grid.
+    pub(crate) per_block: bool,
+    pub(crate) kind: Kind,
+    /// The optimiser has no use for it.
+    pub(crate) dropped: bool,
+    /// Ends its block (or is an entry of the table of an indirect branch).
+    pub(crate) ends: bool,
     /// Operands: `d a b c`, `x[0..8]`, `y(0..4)`.
     pub slots: [Slot; 16],
     /// Immediate.
@@ -110,6 +133,12 @@ impl VOp {
     pub fn new(handler: Handler) -> Self {
         VOp {
             handler,
+            name: "",
+            pure: false,
+            per_block: false,
+            kind: Kind::Other,
+            dropped: false,
+            ends: false,
             slots: [Slot::None; 16],
             imm: 0,
             early: false,
@@ -124,7 +153,26 @@ impl VOp {
     /// An op whose handler is the body `E` at the level of `cx`.
     #[must_use]
     pub fn of<E: Exec>(cx: &Emit) -> Self {
-        Self::new(pick::<E>(cx.level))
+        let op = Self::new(pick::<E>(cx.level));
+        VOp { name: std::any::type_name::<E>(), pure: E::PURE, ..op }
+    }
+
+    /// The op is pure ([`Exec::PURE`]), and is called so in listings.
+    #[must_use]
+    pub(crate) fn pure(self, name: &'static str) -> Self {
+        VOp { name, pure: true, ..self }
+    }
+
+    /// What listings call it.
+    #[must_use]
+    pub(crate) fn named(self, name: &'static str) -> Self {
+        VOp { name, ..self }
+    }
+
+    /// `d` is a copy of `a`.
+    #[must_use]
+    pub(crate) fn copy(self) -> Self {
+        VOp { kind: Kind::Copy, ..self }
     }
 
     /// Slot `at` writes `v`.

@@ -3,7 +3,10 @@
 mod cfg;
 pub mod emit;
 pub(crate) mod flatten;
+mod listing;
+mod opt;
 mod regalloc;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,11 +22,14 @@ use crate::ptx::types::{RegClass, Space};
 use cfg::Graph;
 use emit::{A, B, C, D, Emit, M, Mark, Mods, V, VOp, X};
 use flatten::{Flat, Item, Step, flatten};
+pub use listing::list;
 
 /// What lowering needs to know of the device.
 pub struct Env<'a> {
     /// Level of the handlers.
     pub level: Level,
+    /// Leave out the optimiser.
+    pub plain: bool,
     /// Generic address of a `.global` or `.const` variable of the module.
     pub address: &'a dyn Fn(VarId) -> Option<u64>,
 }
@@ -33,6 +39,31 @@ pub struct Env<'a> {
 /// # Errors
 /// If there is no such kernel, or it uses what we do not support.
 pub fn lower(module: &Arc<Module>, name: &str, env: &Env) -> Result<Kernel, LoadError> {
+    match lower_once(module, name, env, env.plain) {
+        // What is the same for a launch keeps its registers for good: a large kernel may need more
+        // than there are, and fit without it.
+        Err(e) if e.code == regalloc::TOO_MANY && !env.plain => lower_once(module, name, env, true),
+        done => done,
+    }
+}
+
+/// A kernel as ops without registers.
+struct Prepared<'a> {
+    id: FuncId,
+    cx: Emit<'a>,
+    code: Vec<Code>,
+    preamble: Vec<emit::VOp>,
+    sites: Vec<Site>,
+    shared_size: u32,
+    local_size: u32,
+}
+
+fn prepare<'a>(
+    module: &'a Module,
+    name: &str,
+    env: &Env,
+    plain: bool,
+) -> Result<Prepared<'a>, LoadError> {
     let found = module.find_function(name).and_then(|id| Some((id, module.function(id)?)));
     let Some((id, function)) = found.filter(|(_, f)| f.kind == FunctionKind::Entry) else {
         return Err(LoadError {
@@ -65,11 +96,30 @@ pub fn lower(module: &Arc<Module>, name: &str, env: &Env) -> Result<Kernel, Load
     };
     name_registers(&mut cx);
     let mut sites = vec![Site { line: function.line, loc: 0 }];
-    let code = lower_blocks(&mut cx, &flat, &graph, &mut sites)?;
+    let mut code = lower_blocks(&mut cx, &flat, &graph, &mut sites)?;
+    let mut preamble = Vec::new();
+    if !plain {
+        let open = verify::read_first(&cx, &code);
+        preamble = opt::run(&mut cx, &mut code);
+        verify::check(&cx, &code, &preamble, &open)?;
+    }
+    let local_size = u32::try_from(flat.local_size).unwrap_or(u32::MAX);
+    Ok(Prepared { id, cx, code, preamble, sites, shared_size, local_size })
+}
+
+fn lower_once(
+    module: &Arc<Module>,
+    name: &str,
+    env: &Env,
+    plain: bool,
+) -> Result<Kernel, LoadError> {
+    let prepared = prepare(module, name, env, plain)?;
+    let Prepared { id, cx, code, preamble, sites, shared_size, local_size } = prepared;
+    let Some(function) = module.function(id) else { return Err(cx.error("no such function")) };
     let threads = |t: [u32; 3]| t.iter().product::<u32>();
     let perf = &function.perf;
     let max_threads = perf.required_threads.or(perf.max_threads).map_or(1024, threads);
-    let mut out = regalloc::assign(&cx, code)?;
+    let mut out = regalloc::assign(&cx, code, &preamble)?;
     handlers::mma::plan_runs(&mut out.ops);
     Ok(Kernel {
         name: name.to_owned(),
@@ -78,14 +128,15 @@ pub fn lower(module: &Arc<Module>, name: &str, env: &Env) -> Result<Kernel, Load
             .iter()
             .map(|p| KernelParam { offset: p.offset as u32, size: p.size as u32 })
             .collect(),
-        params_size,
+        params_size: function.param_bytes() as u32,
         shared_size,
-        local_size: u32::try_from(flat.local_size).unwrap_or(u32::MAX),
+        local_size,
         max_threads,
         required_threads: perf.required_threads,
         regs: out.regs,
         masks: out.masks,
         constants: out.constants,
+        preamble: out.preamble.into_boxed_slice(),
         ops: out.ops.into_boxed_slice(),
         sites,
         level: env.level,
@@ -201,8 +252,19 @@ fn lower_blocks(
             lower_item(cx, item, &mut open, &place)?;
             // An `unguard` that was taken away shortens the list.
             let first = first.min(cx.out.len());
+            let ends = matches!(
+                item.step,
+                Step::Jump(_)
+                    | Step::Branch(..)
+                    | Step::Index(..)
+                    | Step::Exit
+                    | Step::Trap
+                    | Step::Assert
+                    | Step::Pause
+            );
             for op in &mut cx.out[first..] {
                 op.site = sites.len() as u32 - 1;
+                op.ends = ends;
             }
             cx.position += 1;
         }
@@ -241,6 +303,7 @@ fn finish_block(cx: &mut Emit, last: &Item, through: Option<u32>, count: u64, si
             let mut op = VOp::new(control::jump);
             op.target = through;
             op.site = site;
+            op.ends = true;
             cx.push(op);
         }
     }

@@ -12,11 +12,14 @@ use crate::fault::LoadError;
 
 /// Registers of a kernel at most.
 const LIMIT: u32 = 4096;
+/// The code of the error of a kernel that needs more.
+pub(crate) const TOO_MANY: u32 = 701;
 /// Ops of a chain of calls at most.
 const CHAIN: usize = 256;
 
 /// Physical code.
 pub(crate) struct Assigned {
+    pub preamble: Vec<Op>,
     pub ops: Vec<Op>,
     pub regs: u32,
     pub masks: u32,
@@ -25,7 +28,7 @@ pub(crate) struct Assigned {
 
 /// A set of values and predicates: predicates come after values.
 #[derive(Clone, PartialEq, Eq)]
-struct Set(Vec<u64>);
+pub(crate) struct Set(Vec<u64>);
 
 impl Set {
     fn new(count: usize) -> Self {
@@ -34,10 +37,10 @@ impl Set {
     fn insert(&mut self, i: usize) {
         self.0[i / 64] |= 1 << (i % 64);
     }
-    fn has(&self, i: usize) -> bool {
+    pub(crate) fn has(&self, i: usize) -> bool {
         self.0[i / 64] >> (i % 64) & 1 != 0
     }
-    fn each(&self, mut f: impl FnMut(usize)) {
+    pub(crate) fn each(&self, mut f: impl FnMut(usize)) {
         for (w, bits) in self.0.iter().enumerate() {
             let mut left = *bits;
             while left != 0 {
@@ -50,7 +53,8 @@ impl Set {
 
 struct Live {
     values: usize,
-    constant: Vec<bool>,
+    /// Variables that keep a place of their own: constants, results of the preamble.
+    fixed: Vec<bool>,
 }
 
 impl Live {
@@ -58,14 +62,41 @@ impl Live {
     fn visit(&self, op: &VOp, mut use_: impl FnMut(usize), mut def: impl FnMut(usize)) {
         for slot in &op.slots {
             match slot {
-                Slot::Use(v) if !self.constant[v.id as usize] => use_(v.id as usize),
-                Slot::UseMask(m) => use_(self.values + m.0 as usize),
+                Slot::Use(v) if !self.fixed[v.id as usize] => use_(v.id as usize),
+                Slot::UseMask(m) if !self.fixed[self.values + m.0 as usize] => {
+                    use_(self.values + m.0 as usize);
+                }
                 Slot::Def(v) => def(v.id as usize),
                 Slot::DefMask(m) => def(self.values + m.0 as usize),
                 _ => {}
             }
         }
     }
+}
+
+/// Variables that are read before they are written on some path: values, then predicates.
+pub(crate) fn read_first(cx: &Emit, code: &[Code], preamble: &[VOp]) -> Set {
+    let values = cx.widths.len();
+    let total = values + cx.mask_count as usize;
+    let live = Live { values, fixed: fixed(cx, preamble) };
+    live_in(&live, total, code).swap_remove(0)
+}
+
+/// Which variables are constants or results of the preamble.
+fn fixed(cx: &Emit, preamble: &[VOp]) -> Vec<bool> {
+    let values = cx.widths.len();
+    let mut fixed = vec![false; values + cx.mask_count as usize];
+    for v in cx.constants.values() {
+        fixed[v.id as usize] = true;
+    }
+    for slot in preamble.iter().flat_map(|op| &op.slots) {
+        match slot {
+            Slot::Def(v) => fixed[v.id as usize] = true,
+            Slot::DefMask(m) => fixed[values + m.0 as usize] = true,
+            _ => {}
+        }
+    }
+    fixed
 }
 
 /// Live variables at the start of each block.
@@ -208,42 +239,104 @@ fn scan(cx: &Emit, values: usize, spans: &[Option<(u32, u32)>]) -> (Vec<u16>, Fi
     (place, regs, masks)
 }
 
-/// Assigns registers and writes the ops.
-pub(crate) fn assign(cx: &Emit, code: Vec<Code>) -> Result<Assigned, LoadError> {
+/// Places of what the code reads and never writes: constants and results of the preamble. They lie
+/// behind the registers that the scan gave out; what the preamble alone reads lies among them.
+struct Fixed {
+    regs: u32,
+    masks: u32,
+    constants: Vec<(u16, u32)>,
+}
+
+fn place_fixed(
+    cx: &Emit,
+    (code, preamble): (&[Code], &[VOp]),
+    place: &mut [u16],
+    (regs, masks): (u32, u32),
+) -> Result<Fixed, LoadError> {
     let values = cx.widths.len();
-    let total = values + cx.mask_count as usize;
-    let mut constant = vec![false; values];
-    // Constants in a fixed order.
+    let mut read = vec![false; place.len()];
+    let mut needed = vec![false; place.len()];
+    let variable = |slot: &Slot| match slot {
+        Slot::Use(v) => Some(v.id as usize),
+        Slot::UseMask(m) => Some(values + m.0 as usize),
+        _ => None,
+    };
+    for var in code.iter().flat_map(|b| &b.ops).flat_map(|op| &op.slots).filter_map(variable) {
+        read[var] = true;
+        needed[var] = true;
+    }
+    for var in preamble.iter().flat_map(|op| &op.slots).filter_map(variable) {
+        needed[var] = true;
+    }
+    // (registers, masks) behind the scan's, and below for what lives in the preamble alone.
+    let (mut next, mut next_mask) = (regs, masks);
+    let (mut low, mut low_mask) = (0, 0);
+    let too_many = || LoadError {
+        code: TOO_MANY,
+        function: cx.kernel.clone(),
+        line: 0,
+        message: format!("the kernel needs more than {LIMIT} registers of a warp"),
+    };
+    let take = |counter: &mut u32, width: u32| {
+        let at = *counter;
+        *counter += width;
+        if *counter < LIMIT { Ok(at as u16) } else { Err(too_many()) }
+    };
+    let mut constants = Vec::new();
     let mut sorted: Vec<_> = cx.constants.iter().collect();
     sorted.sort_unstable();
-    for (_, v) in &sorted {
-        constant[v.id as usize] = true;
+    for ((bits, width), v) in sorted {
+        if !needed[v.id as usize] {
+            continue;
+        }
+        let at = take(&mut next, u32::from(*width))?;
+        place[v.id as usize] = at;
+        for part in 0..u16::from(*width) {
+            constants.push((at + part, (bits >> (32 * part)) as u32));
+        }
     }
-    let live = Live { values, constant };
+    for slot in preamble.iter().flat_map(|op| &op.slots) {
+        match slot {
+            Slot::Def(v) => {
+                let var = v.id as usize;
+                let counter = if read[var] { &mut next } else { &mut low };
+                place[var] = take(counter, u32::from(cx.widths[var]))?;
+            }
+            Slot::DefMask(m) => {
+                let var = values + m.0 as usize;
+                let counter = if read[var] { &mut next_mask } else { &mut low_mask };
+                place[var] = take(counter, 1)?;
+            }
+            _ => {}
+        }
+    }
+    if low > regs || low_mask > masks {
+        // Nothing else lies there: the places behind all others.
+        for slot in preamble.iter().flat_map(|op| &op.slots) {
+            match slot {
+                Slot::Def(v) if !read[v.id as usize] => place[v.id as usize] += next as u16,
+                Slot::DefMask(m) if !read[values + m.0 as usize] => {
+                    place[values + m.0 as usize] += next_mask as u16;
+                }
+                _ => {}
+            }
+        }
+        take(&mut next, low)?;
+        take(&mut next_mask, low_mask)?;
+    }
+    Ok(Fixed { regs: next, masks: next_mask, constants })
+}
+
+/// Assigns registers and writes the ops.
+pub(crate) fn assign(cx: &Emit, code: Vec<Code>, preamble: &[VOp]) -> Result<Assigned, LoadError> {
+    let values = cx.widths.len();
+    let total = values + cx.mask_count as usize;
+    let live = Live { values, fixed: fixed(cx, preamble) };
     let ins = live_in(&live, total, &code);
     let spans = intervals(&live, total, &code, &ins);
     let (mut place, regs, masks) = scan(cx, values, &spans);
-    // Constants come after the rest.
-    let mut constants = Vec::new();
-    let mut next = regs.used.len() as u32;
-    for ((bits, width), v) in sorted {
-        if next + u32::from(*width) > LIMIT {
-            break;
-        }
-        place[v.id as usize] = next as u16;
-        for part in 0..u32::from(*width) {
-            constants.push(((next + part) as u16, (bits >> (32 * part)) as u32));
-        }
-        next += u32::from(*width);
-    }
-    if next >= LIMIT || masks.used.len() as u32 >= LIMIT {
-        return Err(LoadError {
-            code: 701,
-            function: cx.kernel.clone(),
-            line: 0,
-            message: format!("the kernel needs more than {LIMIT} registers of a warp"),
-        });
-    }
+    let used = (regs.used.len() as u32, masks.used.len() as u32);
+    let fixed = place_fixed(cx, (&code, preamble), &mut place, used)?;
     let (mut first_values, mut first_masks) = (Vec::new(), Vec::new());
     if let Some(entry) = ins.first() {
         entry.each(|i| {
@@ -256,6 +349,11 @@ pub(crate) fn assign(cx: &Emit, code: Vec<Code>) -> Result<Assigned, LoadError> 
     }
     let mut writer =
         Writer { place, values, ops: Vec::new(), starts: Vec::new(), jumps: Vec::new() };
+    if !preamble.is_empty() {
+        writer.block(preamble);
+        writer.op(&VOp::new(control::jump));
+    }
+    let preamble = std::mem::take(&mut writer.ops);
     let prologue = clear_ops(cx, &first_values, &first_masks);
     if !prologue.is_empty() {
         writer.block(&prologue);
@@ -269,10 +367,11 @@ pub(crate) fn assign(cx: &Emit, code: Vec<Code>) -> Result<Assigned, LoadError> 
     }
     writer.finish();
     Ok(Assigned {
+        preamble,
         ops: writer.ops, // Unused operands are read as registers 0 and 1.
-        regs: next.max(2),
-        masks: masks.used.len() as u32,
-        constants,
+        regs: fixed.regs.max(2),
+        masks: fixed.masks,
+        constants: fixed.constants,
     })
 }
 

@@ -14,7 +14,8 @@ pub(crate) fn levels() -> Vec<Level> {
 
 /// Settings for a level, in ascending order.
 pub(crate) fn settings(level: Level) -> Settings {
-    Settings { level, blocks: Order::Ascending, warps: Order::Ascending, copies: CopyMode::Strict }
+    let (blocks, warps) = (Order::Ascending, Order::Ascending);
+    Settings { level, plain: false, blocks, warps, copies: CopyMode::Strict }
 }
 
 /// Wraps a body in a kernel `k` of one pointer parameter; `%rd1` points to a row of `stride` bytes

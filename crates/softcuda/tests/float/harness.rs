@@ -49,7 +49,7 @@ pub(crate) fn launch(
     copies: CopyMode,
 ) -> Result<Vec<u8>, Box<Fault>> {
     let module = Arc::new(ptx::parse(source.as_bytes()).unwrap_or_else(|e| panic!("{e}")));
-    let env = Env { level, address: &|_| None };
+    let env = Env { level, plain: false, address: &|_| None };
     let kernel = lower(&module, "k", &env).unwrap_or_else(|e| panic!("{e}\n{source}"));
     let memory = Memory::new(data.len() as u64 + (4 << 20)).expect("the host has the memory");
     let at = memory.allocate(data.len() as u64, "test").expect("there is room");

@@ -35,7 +35,7 @@ fn every_kernel_is_lowered_or_says_what_it_lacks() {
         for function in module.functions.iter().filter(|f| f.kind == FunctionKind::Entry) {
             let name = module.name(function.name);
             for level in levels() {
-                let env = Env { level, address: &|_| Some(GLOBAL_BASE) };
+                let env = Env { level, plain: false, address: &|_| Some(GLOBAL_BASE) };
                 let lacking = LACKING.iter().find(|l| l.0 == name);
                 match (lower(&module, name, &env), lacking) {
                     (Ok(kernel), _) => {

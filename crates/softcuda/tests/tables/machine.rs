@@ -120,7 +120,7 @@ impl Machine {
         shape: Shape,
     ) -> Result<Result<(), Box<Fault>>, LoadError> {
         let address = |id: VarId| self.variables.get(id.0 as usize).copied().flatten();
-        let kernel = lower(&self.module, kernel, &Env { level, address: &address })?;
+        let kernel = lower(&self.module, kernel, &Env { level, plain: false, address: &address })?;
         let launch = Launch {
             kernel: Arc::new(kernel),
             grid: shape.grid,

@@ -84,7 +84,7 @@ fn run(
     memory: &Arc<Memory>,
     buffer: u64,
 ) -> &'static str {
-    let env = Env { level, address: &|_| Some(buffer) };
+    let env = Env { level, plain: false, address: &|_| Some(buffer) };
     let Ok(kernel) = lower(module, name, &env) else { return "refused" };
     let size = kernel.params_size as usize;
     let params: Vec<u8> = buffer.to_le_bytes().into_iter().cycle().take(size).collect();
@@ -154,7 +154,7 @@ fn damaged_kernels_end_without_a_panic() {
 /// A launch of one block of 64 threads of the only kernel of a text.
 fn one_block(text: &str, level: Level) -> Launch {
     let module = Arc::new(ptx::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e}")));
-    let env = Env { level, address: &|_| None };
+    let env = Env { level, plain: false, address: &|_| None };
     Launch {
         kernel: Arc::new(lower(&module, "k", &env).unwrap_or_else(|e| panic!("{e}"))),
         grid: [1, 1, 1],

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use softcuda::exec::Level;
-use softcuda::lower::{Env, lower};
+use softcuda::lower::{Env, list as list_ops, lower};
 use softcuda::memory::GLOBAL_BASE;
 use softcuda::ptx::ast::{Body, Function, FunctionKind, Module};
 use softcuda::ptx::fatbin::{self, ImageKind};
@@ -31,6 +31,35 @@ pub(crate) fn list(file: &str, output: &mut impl Write) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// Lists the ops of a kernel.
+pub(crate) fn dump(file: &str, words: &[&str], output: &mut impl Write) -> Result<(), Failure> {
+    let (mut kernel, mut level, mut plain) = (None, Level::detect(), false);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "-f" => kernel = words.next().copied(),
+            "--level" => level = crate::run::level(words.next().copied().unwrap_or_default())?,
+            "--plain" => plain = true,
+            other => return Err(Failure::Usage(format!("what is meant by {other}?"))),
+        }
+    }
+    let kernel = kernel.ok_or_else(|| Failure::Usage("-f KERNEL is missing".into()))?;
+    let image = std::fs::read(file).map_err(|e| Failure::load(file, e))?;
+    let text = match ImageKind::of(&image) {
+        ImageKind::Ptx => image,
+        ImageKind::Cubin => return Err(Failure::load(file, "machine code; softcuda runs PTX")),
+        ImageKind::Fatbin => {
+            let mut texts = fatbin::ptx_texts(&image).map_err(|e| Failure::load(file, e))?;
+            texts.pop().ok_or_else(|| Failure::load(file, "no PTX in this fatbin"))?.1
+        }
+    };
+    let module = Arc::new(ptx::parse(&text).map_err(|e| Failure::load(file, e))?);
+    // Addresses do not matter here.
+    let env = Env { level, plain, address: &|_| Some(GLOBAL_BASE) };
+    let text = list_ops(&module, kernel, &env).map_err(|e| Failure::load(file, e))?;
+    Ok(output.write_all(text.as_bytes())?)
 }
 
 /// Registers and shared memory of the machine code beside the PTX.
@@ -99,7 +128,7 @@ fn function(
             }
             if one.kind == FunctionKind::Entry {
                 // Addresses do not matter here, only whether every instruction is known.
-                let env = Env { level: Level::Base, address: &|_| Some(GLOBAL_BASE) };
+                let env = Env { level: Level::Base, plain: false, address: &|_| Some(GLOBAL_BASE) };
                 match lower(module, name, &env) {
                     Ok(kernel) => writeln!(output, "    runs: {} ops", kernel.ops.len())?,
                     Err(error) => writeln!(output, "    does not run: {error}")?,

@@ -14,6 +14,8 @@ use softcuda::profile::Profile;
 const USAGE: &str = "\
 usage: softcuda ptx FILE           list functions, registers, memory and instructions of PTX or a fatbin,
                                    and what of its kernels is not supported
+       softcuda dump FILE -f KERNEL [--level base|avx2|avx512] [--plain]
+                                   list the ops of a kernel; with --plain, without the optimiser
        softcuda run FILE -f KERNEL [--grid X,Y,Z] [--block X,Y,Z] [--shared BYTES] [--profile NAME]
                          [--level base|avx2|avx512] [--arg ARGUMENT]... [--out INDEX]...
                                    run a kernel once and print buffers (arguments count from 0)
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
 fn command(words: &[&str], output: &mut impl Write) -> Result<(), Failure> {
     match words {
         ["ptx", file] => listing::list(file, output),
+        ["dump", file, rest @ ..] => listing::dump(file, rest, output),
         ["run", rest @ ..] => run::run(rest, output),
         ["profile", "list"] => {
             for profile in Profile::ALL {

@@ -146,18 +146,7 @@ impl<'a> Request<'a> {
                     request.shared = shared.filter(|s| *s <= most).ok_or_else(bad)?;
                 }
                 "--profile" => request.profile = Profile::by_name(value).ok_or_else(bad)?,
-                "--level" => {
-                    let level = match value {
-                        "base" => Level::Base,
-                        "avx2" => Level::Avx2,
-                        "avx512" => Level::Avx512,
-                        _ => return Err(bad()),
-                    };
-                    if level > Level::detect() {
-                        return Err(usage(format!("this processor has no {value}")));
-                    }
-                    request.level = level;
-                }
+                "--level" => request.level = level(value)?,
                 "--arg" => request.arguments.push(argument(value).ok_or_else(bad)?),
                 "--out" => request.outputs.push(value.parse().ok().ok_or_else(bad)?),
                 _ => return Err(usage(format!("unknown option {option}"))),
@@ -300,4 +289,17 @@ fn print(
         writeln!(output, "{:8}: {}", 8 * row, line.join(" "))?;
     }
     Ok(())
+}
+/// A level by its name.
+pub(crate) fn level(value: &str) -> Result<Level, Failure> {
+    let level = match value {
+        "base" => Level::Base,
+        "avx2" => Level::Avx2,
+        "avx512" => Level::Avx512,
+        _ => return Err(Failure::Usage(format!("there is no level {value}"))),
+    };
+    if level > Level::detect() {
+        return Err(Failure::Usage(format!("this processor has no {value}")));
+    }
+    Ok(level)
 }

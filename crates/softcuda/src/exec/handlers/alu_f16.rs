@@ -267,7 +267,7 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
     if sources.len() != count {
         return Err(cx.error("wrong number of operands"));
     }
-    let mut op = VOp::new(handler).imm(imm);
+    let mut op = VOp::new(handler).imm(imm).pure("f16");
     for (slot, source) in [A, B, C].into_iter().zip(sources) {
         op = op.src(slot, if ty.bits() == 16 { cx.src16(source)? } else { cx.src32(source)? });
     }

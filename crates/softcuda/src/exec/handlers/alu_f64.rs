@@ -144,7 +144,7 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
         "max" => MAXIMUM,
         _ => class.unwrap_or(0),
     };
-    let mut op = VOp::new(handler).imm(imm | extra);
+    let mut op = VOp::new(handler).imm(imm | extra).pure("f64");
     for (slot, source) in [A, B, C].into_iter().zip(sources) {
         op = op.src(slot, cx.src64(source)?);
     }

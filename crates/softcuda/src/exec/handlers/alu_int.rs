@@ -206,6 +206,8 @@ fn dp2a(a: u32, b: u32, c: u32, i: u64) -> u32 {
 struct Bfi<const WIDE: bool>;
 
 impl<const WIDE: bool> Exec for Bfi<WIDE> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel.

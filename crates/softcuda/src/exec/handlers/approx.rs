@@ -276,7 +276,7 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
     mods.take_type();
     let imm = take_flag(&mut mods, "ftz", FTZ);
     mods.finish(cx)?;
-    let op = VOp::new(handler).imm(imm);
+    let op = VOp::new(handler).imm(imm).pure("approx");
     let op = match (&*inst.operands, opcode) {
         ([d, a, b], "div") => op.src(A, cx.src32(a)?).src(B, cx.src32(b)?).def(D, cx.dst32(d)?),
         ([d, a], "rcp" | "rsqrt") if ty == ScalarType::F64 => {

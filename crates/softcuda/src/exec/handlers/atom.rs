@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::access::{SHARED, addresses, places};
+use super::copies;
 use super::mem::{address, drop_hints, take_space};
 use crate::exec::op::{Exec, Op, Reg, Simd, put, put_wide, reg, wide};
 use crate::exec::simd::round::{
@@ -151,6 +152,9 @@ impl Exec for Atomic {
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel; accesses are checked.
         unsafe {
+            if *w.late != 0 {
+                copies::read_sources(w);
+            }
             let mut old = [0u64; 32];
             if !atomic(r, p, w, m, &mut old) {
                 return false;

@@ -109,6 +109,8 @@ impl<const SHIFT: u32> Test for CompareBf16<SHIFT> {
 /// Mask `d = a op c` and mask `x[0] = !a op c`; `imm`: 0 and, 1 or, 2 xor, 3 neither.
 struct Combine;
 impl Exec for Combine {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: `a` and `c` are masks of the kernel.
@@ -131,6 +133,8 @@ impl Exec for Combine {
 /// `d = (a ? low half of imm : 0) | (b ? high half of imm : 0)` by masks `a` and `b`.
 struct FromMasks;
 impl Exec for FromMasks {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: `a` and `b` are masks of the kernel.
@@ -209,7 +213,7 @@ fn compare(cx: &mut Emit, ty: ScalarType, set: u64, sources: (V, V), high: bool)
 }
 
 fn push_compare(cx: &mut Emit, ty: ScalarType, set: u64, (a, b): (V, V), high: bool, result: M) {
-    let op = VOp::new(comparison(ty, set, cx.level, high));
+    let op = VOp::new(comparison(ty, set, cx.level, high)).pure("compare");
     cx.push(op.def_mask(D, result).src(A, a).src(B, b).imm(set));
 }
 

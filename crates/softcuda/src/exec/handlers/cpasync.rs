@@ -1,26 +1,21 @@
 //! `cp.async`: copies from global to shared memory that a thread waits for in groups.
 //!
-//! In the mode [`CopyMode::Strict`] an instruction reads its source and fills the destination with
+//! In the mode [`CopyMode::Strict`] an instruction reads its source (`copies`) and fills the destination with
 //! 0xff bytes; the data lands at the wait of the issuing thread that covers its group, or when the
 //! thread exits. So a kernel that forgets a wait or a barrier reads NaN or stale data here, where a
 //! device might let it pass. In the mode [`CopyMode::Eager`] data lands at once.
 //!
-//! Each thread counts the groups it has committed. A copy carries, for each lane, the number of the
-//! group that it will belong to, which is the count at its issue; `wait_group N` lands what has a
-//! number below count - N.
-//!
 //! Loops run over indices: an iterator over two arrays is a call where the crate is compiled in parts.
 #![expect(clippy::needless_range_loop, reason = "see above")]
 
-use std::arch::x86_64::{
-    __m128i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8, _mm_storeu_si128,
-};
+use std::arch::x86_64::{_mm_loadu_si128, _mm_set1_epi8, _mm_storeu_si128};
 use std::sync::atomic::Ordering;
 
+use super::copies::Places;
 use super::ldsm::shared_address;
 use super::mem;
 use crate::exec::CopyMode;
-use crate::exec::op::{Exec, Level, Op, Reg, Simd, mask, pick, reg, wide};
+use crate::exec::op::{Base, Exec, Level, Op, Reg, Simd, mask, pick, reg, wide};
 use crate::exec::simd::avx512;
 use crate::exec::warp::Warp;
 use crate::fault::{FaultKind, LoadError, Space};
@@ -29,180 +24,10 @@ use crate::memory::{GLOBAL_BASE, GRANULE, GRANULE_FULL};
 use crate::ptx::ast::{Inst, Operand};
 use crate::ptx::types::{RegClass, Space as MemorySpace};
 
-/// The copies of one instruction that have not landed.
-#[derive(Clone)]
-#[repr(C, align(64))]
-struct Entry {
-    /// What the destinations will hold, 16 bytes a lane.
-    data: [[u8; 16]; 32],
-    /// Offset of each lane in shared memory. With `blocks`, the first eight are those of blocks of
-    /// 64 bytes, whose data lies in the order of the destination.
-    to: [u32; 32],
-    /// Group of each lane; with `even`, that of lane 0 is that of all.
-    group: [u32; 32],
-    /// Lanes whose data has not landed.
-    mask: u32,
-    /// Bytes a lane.
-    size: u32,
-    even: bool,
-    blocks: bool,
-    /// Of each block: lane `i` of its four wrote the 16 bytes at place `i ^ order`.
-    order: [u8; 8],
-}
-
-/// Copies in flight of a warp: a ring of entries in order of issue.
-pub struct Copies {
-    /// The ring; a power of two of entries, or none before the first copy.
-    ring: Vec<Entry>,
-    /// Number of the oldest entry that may be in flight.
-    head: usize,
-    /// Number of the next entry.
-    tail: usize,
-    /// Groups that each lane has committed.
-    committed: [u32; 32],
-    /// All lanes have committed as many as lane 0.
-    even: bool,
-}
-
-impl Default for Copies {
-    fn default() -> Self {
-        Copies { ring: Vec::new(), head: 0, tail: 0, committed: [0; 32], even: true }
-    }
-}
-
-impl std::fmt::Debug for Copies {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let in_flight = self.tail - self.head;
-        f.debug_struct("Copies").field("in_flight", &in_flight).finish_non_exhaustive()
-    }
-}
-
-impl Copies {
-    /// Forgets everything: a new block begins.
-    pub fn reset(&mut self) {
-        (self.head, self.tail) = (0, 0);
-        self.committed = [0; 32];
-        self.even = true;
-    }
-
-    /// An entry behind all others, with its groups.
-    #[inline(always)]
-    fn push(&mut self) -> &mut Entry {
-        if self.tail - self.head == self.ring.len() {
-            self.grow();
-        }
-        let slot = self.tail & (self.ring.len() - 1);
-        self.tail += 1;
-        let entry = &mut self.ring[slot];
-        entry.even = self.even;
-        if self.even {
-            entry.group[0] = self.committed[0];
-        } else {
-            entry.group = self.committed;
-        }
-        entry
-    }
-
-    /// Doubles the ring.
-    #[cold]
-    #[inline(never)]
-    fn grow(&mut self) {
-        let old = self.ring.len();
-        let empty = Entry {
-            data: [[0; 16]; 32],
-            to: [0; 32],
-            group: [0; 32],
-            mask: 0,
-            size: 0,
-            even: true,
-            blocks: false,
-            order: [0; 8],
-        };
-        let at = |i: usize| self.ring[i & (old - 1)].clone();
-        let mut ring: Vec<Entry> = (self.head..self.tail).map(at).collect();
-        ring.resize((2 * old).max(16), empty);
-        self.tail -= self.head;
-        self.head = 0;
-        self.ring = ring;
-    }
-
-    /// Lands what `select` picks of each entry, up to the first for which it is `None`, and steps
-    /// over entries that are done.
-    ///
-    /// # Safety
-    /// `shared` is the memory of the block whose bounds the copies were checked against.
-    #[inline(always)]
-    unsafe fn land(&mut self, shared: *mut u8, select: impl Fn(&Entry) -> Option<u32>) {
-        let mask = self.ring.len().wrapping_sub(1);
-        for i in self.head..self.tail {
-            let entry = &mut self.ring[i & mask];
-            let Some(lanes) = select(entry) else { break };
-            let lanes = lanes & entry.mask;
-            if lanes != 0 {
-                // SAFETY: the caller's promise.
-                unsafe { entry.land(shared, lanes) };
-            }
-            if entry.mask == 0 && i == self.head {
-                self.head += 1;
-            }
-        }
-    }
-}
-
-impl Entry {
-    /// Writes the data of `lanes`, which are in flight.
-    ///
-    /// # Safety
-    /// As [`Copies::land`].
-    #[inline(always)]
-    unsafe fn land(&mut self, shared: *mut u8, lanes: u32) {
-        self.mask &= !lanes;
-        if self.blocks {
-            if lanes != !0 {
-                self.spread();
-            } else {
-                for block in 0..8 {
-                    let from = self.data[4 * block].as_ptr();
-                    // SAFETY: the destination was checked at issue; four elements of `data`
-                    // follow.
-                    unsafe {
-                        let to = shared.add(self.to[block] as usize);
-                        to.copy_from_nonoverlapping(from, 64);
-                    }
-                }
-                return;
-            }
-        }
-        let mut left = lanes;
-        while left != 0 {
-            let lane = left.trailing_zeros() as usize;
-            left &= left - 1;
-            // SAFETY: the destination was checked at issue.
-            unsafe {
-                let to = shared.add(self.to[lane] as usize);
-                to.copy_from_nonoverlapping(self.data[lane].as_ptr(), self.size as usize);
-            }
-        }
-    }
-
-    /// From blocks to lanes: the lanes of a warp parted between issue and wait.
-    #[cold]
-    #[inline(never)]
-    fn spread(&mut self) {
-        let (data, to) = (self.data, self.to);
-        for lane in 0..32 {
-            let place = lane ^ usize::from(self.order[lane / 4]);
-            self.data[lane] = data[place];
-            self.to[lane] = to[lane / 4] + 16 * (place as u32 % 4);
-        }
-        self.blocks = false;
-    }
-}
-
 /// The lanes of `mask` exit: their copies land.
 pub fn lanes_exit(warp: &mut Warp, mask: u32) {
-    // SAFETY: `shared` is the memory of the warp's block.
-    unsafe { warp.copies.land(warp.shared, |_| Some(mask)) };
+    // SAFETY: the block keeps the warp's copies, whose places are those of the warp.
+    unsafe { (*warp.copies).land_all::<Base>(Places::of(warp), mask) };
 }
 
 /// A copy: destination `a` + low half of `imm`, source `b` + high half of `imm` (signed). `x[0]`
@@ -257,9 +82,12 @@ impl<const SIZE: u32, const FORM: u8> Exec for Copy<SIZE, FORM> {
         // SAFETY: the operands are registers or a mask of the kernel, by the form; the warp's
         // memory is that of its block and device; the processor has the level.
         unsafe {
-            let lanes = Lanes::of::<SIZE, FORM>(r, p);
-            let whole = FORM == WHOLE || all_are(&lanes.bytes, SIZE);
-            if SIZE == 16 && m == !0 && whole && copy_blocks::<L>(w, &lanes) {
+            let whole = match FORM {
+                WHOLE => true,
+                SOURCE_SIZE => all_are(reg(r, p.x[0]), SIZE),
+                _ => mask(r, p.x[0]) == 0,
+            };
+            if SIZE == 16 && m == !0 && whole && copy_blocks::<L>(r, p, w) {
                 return true;
             }
             copy::<SIZE, FORM>(r, w, p, m)
@@ -270,7 +98,11 @@ impl<const SIZE: u32, const FORM: u8> Exec for Copy<SIZE, FORM> {
 /// Whether all lanes are `value`.
 #[inline(always)]
 fn all_are(lanes: &[u32; 32], value: u32) -> bool {
-    lanes.iter().fold(0, |different, lane| different | (lane ^ value)) == 0
+    let mut different = 0;
+    for lane in 0..32 {
+        different |= lanes[lane] ^ value;
+    }
+    different == 0
 }
 
 /// The copy of 16 bytes in every lane, if each four lanes read 64 bytes in order and write a block
@@ -278,92 +110,93 @@ fn all_are(lanes: &[u32; 32], value: u32) -> bool {
 /// any effect for all else, wrong addresses included.
 ///
 /// # Safety
-/// `w` is a warp of a running block; the processor has the level.
+/// As [`Copy::run`].
 #[inline(always)]
-unsafe fn copy_blocks<L: Simd>(w: &mut Warp, lanes: &Lanes) -> bool {
-    // SAFETY: the caller's promise.
-    if w.copy_mode == CopyMode::Eager || !unsafe { in_fours::<L>(&lanes.to, &lanes.from) } {
+unsafe fn copy_blocks<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp) -> bool {
+    if w.copy_mode == CopyMode::Eager {
         return false;
     }
-    let mut offsets = [0u64; 8];
+    let blocks = Blocks {
+        to_offset: p.imm as u32,
+        from_offset: ((p.imm >> 32) as i32 as u64).wrapping_sub(GLOBAL_BASE),
+        shared_size: w.shared_size,
+    };
+    let (mut to, mut from) = ([0u32; 8], [0u64; 8]);
+    // SAFETY: the caller's promise.
+    let good = unsafe {
+        if L::LEVEL == Level::Avx512 {
+            avx512::find_blocks(r, (p.a, p.b), &blocks, (&mut to, &mut from))
+        } else {
+            find_blocks(r, p, &blocks, (&mut to, &mut from))
+        }
+    };
+    if !good {
+        return false;
+    }
+    let mut crosses = false;
     for block in 0..8 {
-        let (to, from) = (lanes.to[4 * block], lanes.from[4 * block]);
-        let offset = from.wrapping_sub(GLOBAL_BASE);
-        let fits = u64::from(to & !63) + 64 <= u64::from(w.shared_size);
-        if (to | from as u32) & 15 != 0 || !fits || offset >= w.global.size {
+        let offset = from[block];
+        if offset >= w.global.size {
             return false;
         }
         // SAFETY: the table has an entry for each 256 bytes of the arena.
         let granule = unsafe { &*w.global.granules.add((offset / GRANULE) as usize) };
-        let valid = granule.load(Ordering::Relaxed);
-        if valid > GRANULE_FULL || (offset % GRANULE) + 64 > u64::from(valid) {
+        if granule.load(Ordering::Relaxed) != GRANULE_FULL {
             return false;
         }
-        offsets[block] = offset;
+        crosses |= offset % GRANULE > GRANULE - 64;
     }
-    let (shared, base) = (w.shared, w.global.base);
-    let entry = w.copies.push();
-    entry.mask = !0;
-    entry.size = 16;
-    entry.blocks = true;
-    for block in 0..8 {
-        let to = lanes.to[4 * block];
-        let order = to >> 4 & 3;
-        entry.order[block] = order as u8;
-        entry.to[block] = to & !63;
-        // SAFETY: source and destination were checked above; four elements of `data` follow; the
-        // next rows of a tile may be fetched ahead from any address.
-        unsafe {
-            let from = base.add(offsets[block] as usize);
-            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
-            let data = entry.data.as_mut_ptr().add(4 * block).cast::<u8>();
-            load_ordered::<L>(data, from, order as usize);
-            shared.add((to & !63) as usize).write_bytes(0xff, 64);
-        }
+    let full = |offset: u64| w.global.valid(offset) == Some(u64::from(GRANULE_FULL));
+    if crosses && !from.iter().all(|offset| full(offset + 63)) {
+        return false;
     }
+    let places = Places::of(w);
+    // SAFETY: the block keeps the warp's copies; sources and destinations were checked.
+    unsafe { (*w.copies).push().begin_blocks::<L>(places, &to, &from) };
     true
 }
 
-/// How far ahead of a copy its source is fetched: tiles go along rows by this much in one or two
-/// steps.
-const AHEAD: usize = 256;
-
-/// Copies 64 bytes; those of 16-byte part `i` go to part `i ^ order`.
-///
-/// # Safety
-/// Both pointers lead to 64 bytes; the processor has the level.
-#[inline(always)]
-unsafe fn load_ordered<L: Simd>(to: *mut u8, from: *const u8, order: usize) {
-    if L::LEVEL == Level::Avx512 {
-        // SAFETY: the caller's promise.
-        return unsafe { avx512::copy_ordered(to, from, order) };
-    }
-    for i in 0..4 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let part = _mm_loadu_si128(from.add(16 * i).cast());
-            _mm_storeu_si128(to.add(16 * (i ^ order)).cast::<__m128i>(), part);
-        }
-    }
+/// What the blocks of a copy are held against.
+pub(crate) struct Blocks {
+    pub to_offset: u32,
+    /// What makes an address an offset in the arena.
+    pub from_offset: u64,
+    pub shared_size: u32,
 }
 
 /// Whether in each four lanes the destinations differ from the first by exclusive-or of 16, 32 and
-/// 48, and the sources by addition.
+/// 48, and the sources by addition, aligned, and the former inside shared memory; the destinations
+/// of the first of the fours, and offsets of their sources.
 ///
 /// # Safety
-/// The processor has the level.
+/// The operands are registers of the kernel.
 #[inline(always)]
-unsafe fn in_fours<L: Simd>(to: &[u32; 32], from: &[u64; 32]) -> bool {
-    if L::LEVEL == Level::Avx512 {
-        // SAFETY: the caller's promise.
-        return unsafe { avx512::in_fours(to, from) };
-    }
+unsafe fn find_blocks(
+    r: *mut Reg,
+    p: &Op,
+    blocks: &Blocks,
+    (first_to, first_from): (&mut [u32; 8], &mut [u64; 8]),
+) -> bool {
+    // SAFETY: the caller's promise.
+    let (to, low, high) = unsafe { (reg(r, p.a), reg(r, p.b), reg(r, p.b + 1)) };
     let mut different = 0;
-    for first in (0..32).step_by(4) {
+    for four in 0..8 {
+        let at = 4 * four;
+        let start = to[at].wrapping_add(blocks.to_offset);
         for i in 1..4 {
-            different |= u64::from(to[first + i] ^ to[first] ^ (16 * i as u32));
-            different |= from[first + i].wrapping_sub(from[first]) ^ (16 * i as u64);
+            let step = 16 * i as u32;
+            different |= to[at + i].wrapping_add(blocks.to_offset) ^ start ^ step;
+            different |= low[at + i].wrapping_sub(low[at]) ^ step;
+            different |= high[at + i] ^ high[at];
         }
+        let address = u64::from(low[at]) | u64::from(high[at]) << 32;
+        let offset = address.wrapping_add(blocks.from_offset);
+        different |= (start | offset as u32) & 15;
+        // The low words must not wrap.
+        different |= u32::from(low[at] > u32::MAX - 48);
+        different |= u32::from(start | 63 >= blocks.shared_size);
+        first_to[four] = start;
+        first_from[four] = offset;
     }
     different == 0
 }
@@ -397,10 +230,10 @@ unsafe fn copy<const SIZE: u32, const FORM: u8>(r: *mut Reg, w: &mut Warp, p: &O
     }
     let eager = w.copy_mode == CopyMode::Eager;
     let shared = w.shared;
-    let entry = w.copies.push();
+    // SAFETY: the block keeps the warp's copies.
+    let entry = unsafe { (*w.copies).push() };
     entry.mask = m;
     entry.size = SIZE;
-    entry.blocks = false;
     entry.to = lanes.to;
     for lane in 0..32 {
         if m >> lane & 1 == 0 {
@@ -504,18 +337,8 @@ struct Commit;
 impl Exec for Commit {
     #[inline(always)]
     unsafe fn run<L: Simd>(_r: *mut Reg, _p: &Op, w: &mut Warp, m: u32) -> bool {
-        let copies = &mut w.copies;
-        if copies.even && m == !0 {
-            copies.committed[0] = copies.committed[0].wrapping_add(1);
-            return true;
-        }
-        if copies.even {
-            copies.committed = [copies.committed[0]; 32];
-            copies.even = false;
-        }
-        for (lane, count) in copies.committed.iter_mut().enumerate() {
-            *count = count.wrapping_add(m >> lane & 1);
-        }
+        // SAFETY: the block keeps the warp's copies.
+        unsafe { (*w.copies).commit(m) };
         true
     }
 }
@@ -526,32 +349,8 @@ impl Exec for WaitGroup {
     #[inline(always)]
     unsafe fn run<L: Simd>(_r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         let newest = u32::try_from(p.imm).unwrap_or(u32::MAX);
-        let (even, shared) = (w.copies.even, w.shared);
-        if even {
-            let committed = w.copies.committed[0];
-            // Of `age` groups that were committed since, the newest stay in flight, and with them
-            // all later copies.
-            // SAFETY: `shared` is the memory of the warp's block.
-            unsafe {
-                w.copies.land(shared, |entry| {
-                    (committed.wrapping_sub(entry.group[0]) > newest).then_some(m)
-                });
-            }
-            return true;
-        }
-        let committed = w.copies.committed;
-        // SAFETY: `shared` is the memory of the warp's block.
-        unsafe {
-            w.copies.land(shared, |entry| {
-                let mut done = 0;
-                for lane in 0..32 {
-                    let group = entry.group[if entry.even { 0 } else { lane }];
-                    let age = committed[lane].wrapping_sub(group);
-                    done |= u32::from(age > newest) << lane;
-                }
-                Some(done & m)
-            });
-        }
+        // SAFETY: the block keeps the warp's copies, whose places are those of the warp.
+        unsafe { (*w.copies).land_groups::<L>(Places::of(w), m, newest) };
         true
     }
 }
@@ -650,7 +449,7 @@ fn issue(
         _ => by_form!(16),
     };
     let imm = u64::from(to_offset) | u64::from(from_offset as u32) << 32;
-    let op = VOp::new(handler).src(A, to).src(B, from.base).imm(imm);
+    let op = VOp::new(handler).named("cp.async").src(A, to).src(B, from.base).imm(imm);
     let op = match (form, extra) {
         (SOURCE_SIZE, Some(bytes)) => op.src(X, cx.src32(bytes)?),
         (IGNORE, Some(predicate)) => op.src_mask(X, cx.src_mask(predicate)?),

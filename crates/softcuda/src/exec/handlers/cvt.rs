@@ -495,7 +495,7 @@ fn one(
             };
             let all = imm | source << SOURCE | dest << DEST | mask_of(cx, d)? << MASK;
             let handler = fast(from, to, imm, cx.level);
-            VOp::new(handler.unwrap_or_else(|| general(from, to, cx.level))).imm(all)
+            VOp::new(handler.unwrap_or_else(|| general(from, to, cx.level))).imm(all).pure("cvt")
         }
     };
     let source = source_of(cx, from, a)?;

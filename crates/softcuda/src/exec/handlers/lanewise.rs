@@ -43,6 +43,8 @@ pub(crate) struct CW2<F>(PhantomData<F>);
 macro_rules! narrow {
     ($name:ident, $op:ident, $lane:ident, $ra:ident, $rb:ident, $rc:ident, $e:expr) => {
         impl<F: F32w> Exec for $name<F> {
+            const PURE: bool = true;
+
             #[inline(always)]
             unsafe fn run<L: Simd>(r: *mut Reg, $op: &Op, _w: &mut Warp, m: u32) -> bool {
                 // SAFETY: the operands are registers of the kernel.
@@ -66,6 +68,8 @@ narrow!(N3, p, l, a, b, c, F::f(a[l], b[l], c[l], p.imm));
 macro_rules! wide_op {
     ($name:ident, $r:ident, $p:ident, $l:ident, $e:expr) => {
         impl<F: F64w> Exec for $name<F> {
+            const PURE: bool = true;
+
             #[inline(always)]
             unsafe fn run<L: Simd>($r: *mut Reg, $p: &Op, _w: &mut Warp, m: u32) -> bool {
                 // SAFETY: the operands are registers of the kernel.
@@ -100,6 +104,8 @@ wide_op!(
 );
 
 impl<F: F64w> Exec for NfromW<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel.
@@ -115,6 +121,8 @@ impl<F: F64w> Exec for NfromW<F> {
 }
 
 impl<F: F32w> Exec for C2<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers and masks of the kernel.
@@ -131,6 +139,8 @@ impl<F: F32w> Exec for C2<F> {
 }
 
 impl<F: F64w> Exec for CW2<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers and masks of the kernel.
@@ -153,6 +163,8 @@ pub(crate) struct VW<F, const A: bool, const B: bool, const C: bool>(PhantomData
 pub(crate) struct VC<F>(PhantomData<F>);
 
 impl<F: F32w + V32> Exec for V3<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         // SAFETY: the caller's promise.
@@ -167,6 +179,8 @@ impl<F: F32w + V32> Exec for V3<F> {
 }
 
 impl<F: F64w + V64, const A: bool, const B: bool, const C: bool> Exec for VW<F, A, B, C> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the caller's promise.
@@ -189,6 +203,8 @@ impl<F: F64w + V64, const A: bool, const B: bool, const C: bool> Exec for VW<F, 
 }
 
 impl<F: F32w + K32> Exec for VC<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         // SAFETY: the caller's promise.

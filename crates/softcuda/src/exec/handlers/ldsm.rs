@@ -7,12 +7,14 @@
 use std::arch::x86_64::{
     __m128i, _mm_load_si128, _mm_store_si128, _mm_unpackhi_epi16, _mm_unpackhi_epi32,
     _mm_unpackhi_epi64, _mm_unpacklo_epi16, _mm_unpacklo_epi32, _mm_unpacklo_epi64,
+    _mm512_castsi128_si512, _mm512_inserti32x4,
 };
 
 use super::access::SHARED;
 use super::mem;
 use super::mma::gather;
-use crate::exec::op::{Exec, Op, Reg, Simd, pick, reg};
+use super::wide512;
+use crate::exec::op::{Exec, Level, Op, Reg, Simd, pick, reg};
 use crate::exec::warp::Warp;
 use crate::fault::{FaultKind, LoadError, Space};
 use crate::lower::emit::{A, Emit, Mods, V, VOp, X};
@@ -37,12 +39,23 @@ impl<const COUNT: usize, const TRANS: bool> Exec for LoadMatrix<COUNT, TRANS> {
         // SAFETY: `a` is a register of the kernel.
         let addresses = unsafe { reg(r, p.a) };
         let mut bad = u32::from(w.shared_size < ROW);
-        for address in &addresses[..8 * COUNT] {
-            let address = address.wrapping_add(offset);
-            bad |= u32::from(address > last) | address & (ROW - 1);
+        if L::LEVEL == Level::Avx512 {
+            // SAFETY: `a` is a register of the kernel; the processor has the level.
+            bad |= unsafe { wide512::beyond(r, p.a, offset, (last, ROW - 1)) };
+            bad &= (u64::MAX >> (64 - 8 * COUNT)) as u32;
+        } else {
+            for address in &addresses[..8 * COUNT] {
+                let address = address.wrapping_add(offset);
+                bad |= u32::from(address > last) | address & (ROW - 1);
+            }
         }
         if bad != 0 {
             return refuse(w, p, addresses, offset, COUNT);
+        }
+        if L::LEVEL == Level::Avx512 && !TRANS {
+            // SAFETY: the addresses were checked; `x[..COUNT]` are registers of the kernel.
+            unsafe { rows512::<COUNT>(r, p, w.shared, addresses, offset) };
+            return true;
         }
         for i in 0..COUNT {
             // SAFETY: `x[i]` is a register of the kernel.
@@ -60,6 +73,37 @@ impl<const COUNT: usize, const TRANS: bool> Exec for LoadMatrix<COUNT, TRANS> {
             }
         }
         true
+    }
+}
+
+/// The eight rows of each matrix, four to a vector.
+///
+/// # Safety
+/// A row is readable at each address; `x[..COUNT]` are registers of the kernel; the processor has
+/// AVX-512.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn rows512<const COUNT: usize>(
+    r: *mut Reg,
+    p: &Op,
+    shared: *const u8,
+    addresses: &[u32; 32],
+    offset: u32,
+) {
+    for i in 0..COUNT {
+        for h in 0..2 {
+            let row = |g: usize| {
+                let address = addresses[8 * i + 4 * h + g].wrapping_add(offset);
+                // SAFETY: the caller's promise.
+                unsafe { _mm_load_si128(shared.add(address as usize).cast()) }
+            };
+            let mut rows = _mm512_castsi128_si512(row(0));
+            rows = _mm512_inserti32x4::<1>(rows, row(1));
+            rows = _mm512_inserti32x4::<2>(rows, row(2));
+            rows = _mm512_inserti32x4::<3>(rows, row(3));
+            // SAFETY: the caller's promise.
+            unsafe { wide512::set(r, p.x[i], h, !0, rows) };
+        }
     }
 }
 
@@ -151,7 +195,8 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
     }
     let (base, offset) = shared_address(cx, address)?;
     // Registers are written while the addresses of later rows are still needed.
-    let mut op = VOp::new(handler).src(A, base).imm(u64::from(offset)).early();
+    let op = VOp::new(handler).named("ldmatrix");
+    let mut op = op.src(A, base).imm(u64::from(offset)).early();
     for (i, dest) in dest.into_iter().enumerate() {
         op = op.def(X + i, dest);
     }

@@ -108,6 +108,8 @@ fn prmt(a: u32, b: u32, c: u32, mode: u64) -> u32 {
 struct MaskLogic;
 
 impl Exec for MaskLogic {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are masks of the kernel.

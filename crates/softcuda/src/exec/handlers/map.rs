@@ -103,6 +103,8 @@ pub(crate) struct Map3<F>(PhantomData<F>);
 pub(crate) struct MapTest<F>(PhantomData<F>);
 
 impl<F: Unary> Exec for Map1<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         let mut d = [F::D::default(); 32];
@@ -117,6 +119,8 @@ impl<F: Unary> Exec for Map1<F> {
 }
 
 impl<F: Binary> Exec for Map2<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         let mut d = [F::D::default(); 32];
@@ -132,6 +136,8 @@ impl<F: Binary> Exec for Map2<F> {
 }
 
 impl<F: Ternary> Exec for Map3<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         let mut d = [F::A::default(); 32];
@@ -149,6 +155,8 @@ impl<F: Ternary> Exec for Map3<F> {
 }
 
 impl<F: Test> Exec for MapTest<F> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         let mut lanes = [0; 32];
@@ -175,6 +183,8 @@ pub(crate) fn choose(choice: u32, lane: usize, yes: u32, no: u32) -> u32 {
 pub(crate) struct Select<W>(PhantomData<W>);
 
 impl<W: Word> Exec for Select<W> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         let mut d = [[0; 32]; 2];

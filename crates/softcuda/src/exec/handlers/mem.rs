@@ -4,19 +4,17 @@
 //! compiled in parts.
 #![expect(clippy::needless_range_loop, reason = "see above")]
 
-use std::arch::x86_64::{
-    __m128i, _mm_loadu_si128, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_or_si512,
-    _mm512_set4_epi32, _mm512_setzero_si512, _mm512_shuffle_epi32, _mm512_sub_epi32,
-    _mm512_test_epi32_mask, _mm512_xor_si512,
-};
+use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_storeu_si128};
 
 use super::access::{GENERIC, GLOBAL, LOCAL, PARAM, SHARED, addresses, places};
+use super::copies;
 use super::mov::{extend, extend_small};
 use super::wide512;
-use crate::exec::op::{Exec, Level, Op, Reg, Simd, put, reg};
+use crate::exec::op::{Exec, Level, Op, Reg, Simd, pick, put, reg};
+use crate::exec::simd::avx2;
 use crate::exec::warp::Warp;
 use crate::fault::LoadError;
-use crate::lower::emit::{A, D, Emit, Mods, Slot, V, VOp, X};
+use crate::lower::emit::{A, D, Emit, Kind, Mods, Slot, V, VOp, X};
 use crate::memory::{GLOBAL_BASE, GRANULE};
 use crate::ptx::ast::{AddressBase, Inst, Operand, Symbol};
 use crate::ptx::types::{RegClass, ScalarType, Space};
@@ -163,6 +161,10 @@ unsafe fn spread<const SZ: usize, const N: usize, L: Simd>(
             spread512::<SZ, N>(r, p, m, from);
         } else {
             let words = SZ * N / 4;
+            if L::LEVEL == Level::Avx2 && m == !0 && words == 4 {
+                let to: [u16; 4] = std::array::from_fn(|k| word_reg(p, SZ, k));
+                return avx2::spread_fours(from, to.map(|i| r.add(usize::from(i)).cast()));
+            }
             for k in 0..words {
                 let mut v = [0u32; 32];
                 for (l, v) in v.iter_mut().enumerate() {
@@ -190,6 +192,13 @@ unsafe fn collect<const SZ: usize, const N: usize, L: Simd>(r: *mut Reg, p: &Op,
             collect512::<SZ, N>(r, p, to);
         } else {
             let words = SZ * N / 4;
+            if L::LEVEL == Level::Avx2 && words == 4 {
+                let v: [u16; 4] = std::array::from_fn(|k| word_reg(p, SZ, k));
+                return avx2::collect_fours(
+                    to,
+                    v.map(|i| r.add(usize::from(i)).cast_const().cast()),
+                );
+            }
             for k in 0..words {
                 let v = reg(r, word_reg(p, SZ, k));
                 for (l, v) in v.iter().enumerate() {
@@ -253,8 +262,13 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec for Lo
                     spread::<SZ, N, L>(r, p, !0, host);
                     return true;
                 }
-                let fours = L::LEVEL == Level::Avx512 && S == GLOBAL && SZ == 4 && N == 1;
-                if fours && m == !0 && load_fours(r, p, w) {
+                if S == GLOBAL
+                    && SZ == 4
+                    && N == 1
+                    && m == !0
+                    && let Some(rows) = fours::<L>(r, p, w, (0, 16))
+                {
+                    load_rows::<L>(r, p.x[0], &rows, 0);
                     return true;
                 }
                 if let Some(host) = hosts::<S, WIDE>(r, p, w, SZ * N, m) {
@@ -276,49 +290,122 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec for Lo
     }
 }
 
-/// Loads 4 bytes a lane if each four lanes read 16 bytes in order: rows of a matrix fragment. False
-/// without any effect for all else, wrong addresses included.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-#[inline]
-unsafe fn load_fours(r: *mut Reg, p: &Op, w: &Warp) -> bool {
-    let steps = _mm512_set4_epi32(12, 8, 4, 0);
-    let mut different = _mm512_setzero_si512();
-    for h in 0..2 {
-        // SAFETY: the address is a pair of registers of the kernel.
-        let (low, high) = unsafe { (wide512::get(r, p.a, h), wide512::get(r, p.a + 1, h)) };
-        let ahead = _mm512_sub_epi32(low, _mm512_shuffle_epi32::<0>(low));
-        let elsewhere = _mm512_xor_si512(high, _mm512_shuffle_epi32::<0>(high));
-        let wrong = _mm512_or_si512(_mm512_xor_si512(ahead, steps), elsewhere);
-        different = _mm512_or_si512(different, wrong);
-    }
-    if _mm512_test_epi32_mask(different, different) != 0 {
-        return false;
-    }
-    // SAFETY: as above.
+/// The host addresses of eight rows of 16 bytes, plus `imm`, if each four lanes read 16 bytes in
+/// order: rows of a matrix fragment. The `span` bytes (16 to 512) from `ahead` behind them may be
+/// read. `None` for all else, wrong addresses included.
+#[inline(always)]
+unsafe fn fours<L: Simd>(
+    r: *mut Reg,
+    p: &Op,
+    w: &Warp,
+    (ahead, span): (i64, u64),
+) -> Option<[*const u8; 8]> {
+    // SAFETY: the address is a pair of registers of the kernel.
     let (low, high) = unsafe { (reg(r, p.a), reg(r, p.a + 1)) };
-    let mut from = [std::ptr::null::<__m128i>(); 8];
+    let in_order = if L::LEVEL == Level::Avx512 {
+        // SAFETY: as above; the processor has the level.
+        unsafe { wide512::in_fours(r, p.a) }
+    } else {
+        let mut different = 0;
+        for l in 0..32 {
+            different |= low[l].wrapping_sub(low[l & !3]) ^ 4 * (l as u32 & 3);
+            different |= high[l] ^ high[l & !3];
+        }
+        different == 0
+    };
+    if !in_order {
+        return None;
+    }
+    let mut rows = [std::ptr::null(); 8];
     for four in 0..8 {
         let (low, high) = (low[4 * four], high[4 * four]);
-        let offset =
-            (u64::from(low) | u64::from(high) << 32).wrapping_add(p.imm).wrapping_sub(GLOBAL_BASE);
-        let Some(valid) = w.global.valid(offset) else { return false };
-        // The low words of the four must not wrap, and one granule must hold the 16 bytes.
-        if low > u32::MAX - 12 || offset & 3 != 0 || offset % GRANULE + 16 > valid {
-            return false;
+        let at = (u64::from(low) | u64::from(high) << 32).wrapping_add(p.imm);
+        // The low words of the four must not wrap.
+        if low > u32::MAX - 12
+            || at & 3 != 0
+            || !w.global.allows(at.wrapping_add_signed(ahead), span)
+        {
+            return None;
         }
-        from[four] = w.global.base.wrapping_add(offset as usize).cast();
+        rows[four] = w.global.host(at).cast_const();
     }
-    for h in 0..2 {
-        // SAFETY: the sources were checked; the destination is a register of the kernel.
+    Some(rows)
+}
+
+/// Writes eight rows of 16 bytes, from `distance` behind `rows`, to register `d`.
+#[inline(always)]
+unsafe fn load_rows<L: Simd>(r: *mut Reg, d: u16, rows: &[*const u8; 8], distance: isize) {
+    // SAFETY: the rows were checked; `d` is a register of the kernel.
+    unsafe {
+        if L::LEVEL == Level::Avx512 {
+            return wide512::load_rows(r, d, rows, distance);
+        }
+        let to = r.add(usize::from(d)).cast::<__m128i>();
+        for four in 0..8 {
+            let row = rows[four].wrapping_offset(distance);
+            _mm_storeu_si128(to.add(four), _mm_loadu_si128(row.cast()));
+        }
+    }
+}
+
+/// `ld.global` of 4 bytes, the first of several of its block from the same register: notes in the
+/// warp where its rows are ([`fours`]). `x1`: where the first of them begins, from here, signed;
+/// `x2`: bytes from there to the end of the last; `x3`: number of the group.
+struct LoadFirst;
+/// Another of them: `x1` is its distance from the first, signed.
+struct LoadNext;
+
+impl Exec for LoadFirst {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // SAFETY: the operands are registers of the kernel; accesses are checked.
         unsafe {
-            let mut v = _mm512_castsi128_si512(_mm_loadu_si128(from[4 * h]));
-            v = _mm512_inserti32x4::<1>(v, _mm_loadu_si128(from[4 * h + 1]));
-            v = _mm512_inserti32x4::<2>(v, _mm_loadu_si128(from[4 * h + 2]));
-            v = _mm512_inserti32x4::<3>(v, _mm_loadu_si128(from[4 * h + 3]));
-            wide512::set(r, p.x[0], h, !0, v);
+            w.group = 0;
+            if m == !0 {
+                let span = (i64::from(p.x[1] as i16), u64::from(p.x[2]));
+                if let Some(rows) = fours::<L>(r, p, w, span) {
+                    w.rows = rows;
+                    w.group = p.x[3];
+                    load_rows::<L>(r, p.x[0], &rows, 0);
+                    return true;
+                }
+            }
+            Load::<GLOBAL, 4, 1, true>::run::<L>(r, p, w, m)
         }
     }
-    true
+}
+
+impl Exec for LoadNext {
+    #[inline(always)]
+    unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        // With all lanes here they were all at the first of the group: no part of the warp came
+        // between.
+        // SAFETY: the operands are registers of the kernel; accesses are checked.
+        unsafe {
+            if m == !0 && w.group == p.x[3] {
+                load_rows::<L>(r, p.x[0], &w.rows, isize::from(p.x[1] as i16));
+                return true;
+            }
+            Load::<GLOBAL, 4, 1, true>::run::<L>(r, p, w, m)
+        }
+    }
+}
+
+/// Makes loads of 4 bytes a group of which the first looks at the addresses for all. `loads` are
+/// loads of a block from the same, unchanged register, with immediates at most 496 apart; `number`
+/// is another for each group of a block, and not 0.
+pub(crate) fn group_loads(level: Level, loads: &mut [&mut VOp], number: u16) {
+    let least = loads.iter().map(|op| op.imm as i64).min().unwrap_or(0);
+    let most = loads.iter().map(|op| op.imm as i64).max().unwrap_or(0);
+    let Some(start) = loads.first().map(|op| op.imm as i64) else { return };
+    for (i, op) in loads.iter_mut().enumerate() {
+        let distance = if i == 0 { least - start } else { op.imm as i64 - start };
+        op.handler = if i == 0 { pick::<LoadFirst>(level) } else { pick::<LoadNext>(level) };
+        op.name = if i == 0 { "LoadFirst" } else { "LoadNext" };
+        op.slots[X + 1] = Slot::Raw(distance as i16 as u16);
+        op.slots[X + 2] = Slot::Raw((most - least + 16) as u16);
+        op.slots[X + 3] = Slot::Raw(number);
+    }
 }
 
 /// Loads elements of together at most 8 bytes a lane, word by word.
@@ -396,11 +483,31 @@ impl<const S: u8, const SZ: usize, const N: usize, const WIDE: bool> Exec
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel; accesses are checked.
         unsafe {
+            if (S == GLOBAL || S == GENERIC) && *w.late != 0 {
+                copies::read_sources(w);
+            }
             if S == GLOBAL || S == SHARED || S == GENERIC {
                 if m == !0
                     && let Some(host) = consecutive::<S, WIDE, L>(r, p, w, SZ * N)
                 {
                     collect::<SZ, N, L>(r, p, host);
+                    return true;
+                }
+                if L::LEVEL == Level::Avx512
+                    && S == SHARED
+                    && !WIDE
+                    && SZ == 4
+                    && N == 1
+                    && m == !0
+                    && wide512::beyond(r, p.a, p.imm as u32, (w.shared_size.wrapping_sub(4), 3))
+                        == 0
+                    && w.shared_size >= 4
+                {
+                    let (address, v) = (reg(r, p.a), reg(r, p.x[0]));
+                    for l in 0..32 {
+                        let at = address[l].wrapping_add(p.imm as u32);
+                        w.shared.add(at as usize).cast::<u32>().write(v[l]);
+                    }
                     return true;
                 }
                 if let Some(host) = hosts::<S, WIDE>(r, p, w, SZ * N, m) {
@@ -472,6 +579,8 @@ unsafe fn store_lanes<const S: u8, const SZ: usize, const N: usize, const WIDE: 
 struct LoadParam<const WIDE: bool>;
 
 impl<const WIDE: bool> Exec for LoadParam<WIDE> {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
         // SAFETY: the offset is inside the parameter buffer.
@@ -721,6 +830,11 @@ fn lower_load(cx: &mut Emit, inst: &Inst, mut mods: Mods) -> Lowered {
         return Err(cx.error("vector is too wide"));
     };
     op = op.src(A, at.base).imm(at.offset);
+    if at.space == PARAM {
+        op.kind = Kind::ParamLoad((size * count) as u32);
+    } else if at.space == GLOBAL && (size, count) == (4, 1) {
+        op.kind = Kind::LoadWord;
+    }
     let mut after = Vec::new();
     for (k, element) in elements.iter().enumerate() {
         let (v, extra) = load_slot(cx, element, ty)?;

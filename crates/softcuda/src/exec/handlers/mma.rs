@@ -14,7 +14,7 @@ use crate::exec::simd::round::{f16_near, f16_widen};
 use crate::exec::simd::{avx2, avx512};
 use crate::exec::warp::{Event, Warp};
 use crate::fault::{FaultKind, LoadError};
-use crate::lower::emit::{B, C, Emit, Mods, V, VOp, X, Y};
+use crate::lower::emit::{A, B, C, Emit, Mods, Slot, V, VOp, X, Y};
 use crate::ptx::ast::{Inst, Operand};
 use crate::ptx::types::ScalarType;
 
@@ -165,40 +165,120 @@ unsafe extern "C" fn mma_dot<const KR: usize>(
         gather(w, unsafe { &*p }, m);
         return p;
     }
-    let (mut clean_a, mut clean_b) = (false, 0u32);
+    let mut clean = 0;
     loop {
         // SAFETY: the ops of a run stand one after the other.
-        let op = unsafe { &*p };
-        let plan = op.jmp as u32;
-        // SAFETY: the caller's promise.
         unsafe {
-            let f = Fragments::of(r, op);
-            if plan & NEW_A != 0 {
-                let [a0, a1, a2, a3] = f.a;
-                clean_a = if KR == 2 {
-                    avx512::is_clean([a0, a1, a2, a3])
-                } else {
-                    avx512::is_clean([a0, a1])
-                };
-            }
-            let b_bit = 1 << (plan >> PLACE_B & 31);
-            if plan & NEW_B != 0 {
-                let clean = if KR == 2 {
-                    avx512::is_clean([f.b[0], f.b[1]])
-                } else {
-                    avx512::is_clean([f.b[0]])
-                };
-                clean_b = if clean { clean_b | b_bit } else { clean_b & !b_bit };
-            }
-            if clean_a && clean_b & b_bit != 0 {
-                avx512::mma_dot::<KR>(&f);
-            } else {
-                avx512::mma::<BF16, KR>(&f);
-            }
-            if plan & MORE == 0 {
+            let op = &*p;
+            clean = multiply_dot::<KR>(r, op, w, clean);
+            if op.jmp as u32 & MORE == 0 {
                 return next(r, p, w, m);
             }
             p = p.add(1);
+        }
+    }
+}
+
+/// Bit of [`multiply_dot`]'s state for A.
+const CLEAN_A: u64 = 1 << 32;
+
+/// One op of a run. Takes and returns which operands of the run are known to be clean: a bit for
+/// each B, and [`CLEAN_A`]. Not inlined: around a loop the constants of an op would be kept on the
+/// stack.
+///
+/// # Safety
+/// As [`mma_dot`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[inline(never)]
+unsafe fn multiply_dot<const KR: usize>(r: *mut Reg, op: &Op, w: &mut Warp, clean: u64) -> u64 {
+    let plan = op.jmp as u32;
+    let b_bit = 1 << (plan >> PLACE_B & 31);
+    let mut clean = clean;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let f = Fragments::of(r, op);
+        if plan & NEW_A != 0 {
+            let [a0, a1, a2, a3] = f.a;
+            let is_clean = if KR == 2 {
+                avx512::is_clean([a0, a1, a2, a3])
+            } else {
+                avx512::is_clean([a0, a1])
+            };
+            clean = if is_clean { clean | CLEAN_A } else { clean & !CLEAN_A };
+        }
+        if plan & NEW_B != 0 {
+            let is_clean = if KR == 2 {
+                avx512::is_clean([f.b[0], f.b[1]])
+            } else {
+                avx512::is_clean([f.b[0]])
+            };
+            clean = if is_clean { clean | b_bit } else { clean & !b_bit };
+        }
+        let number = op.a & NUMBER;
+        let mut dot = false;
+        if clean & (CLEAN_A | b_bit) == CLEAN_A | b_bit {
+            // With all lanes here they were all at the op that made C: no part of the warp came
+            // between.
+            let known = op.a & CHAIN != 0 && w.dots >> number & 1 != 0;
+            dot = avx512::mma_dot::<KR>(&f, known);
+        } else {
+            avx512::mma::<BF16, KR>(&f);
+        }
+        w.dots = w.dots & !(1 << number) | u64::from(dot) << number;
+    }
+    clean
+}
+
+/// C is what the op before with this number in its block made, in the same registers.
+const CHAIN: u16 = 1 << 8;
+/// Number of the accumulators, of as many as `Warp::dots` has bits; the last is that of all others.
+const NUMBER: u16 = 63;
+
+/// Numbers the accumulators of a block of ops: those whose sums are known to be multiples of 2^-126
+/// need no test.
+pub(crate) fn chain(ops: &mut [VOp]) {
+    let handlers = [mma_dot::<1> as Handler as usize, mma_dot::<2> as Handler as usize];
+    let mut open: Vec<Option<[Slot; 4]>> = Vec::new();
+    for op in ops {
+        if !handlers.contains(&(op.handler as usize)) {
+            for slot in &op.slots {
+                if let Slot::Def(v) = slot {
+                    forget(&mut open, v.id);
+                }
+            }
+            continue;
+        }
+        let four = |slots: &[Slot]| [slots[0], slots[1], slots[2], slots[3]].map(source);
+        let (sum, result) = (four(&op.slots[Y..]), four(&op.slots[X..]));
+        let known = open.iter().position(|o| *o == Some(sum));
+        for slot in result {
+            if let Slot::Use(v) = slot {
+                forget(&mut open, v.id);
+            }
+        }
+        let free = open.iter().position(Option::is_none).unwrap_or(open.len());
+        let number = known.unwrap_or(free);
+        if number >= usize::from(NUMBER) {
+            op.slots[A] = Slot::Raw(NUMBER);
+            continue;
+        }
+        if number == open.len() {
+            open.push(None);
+        }
+        open[number] = Some(result);
+        op.slots[A] = Slot::Raw(number as u16 | if known.is_some() { CHAIN } else { 0 });
+    }
+}
+
+/// A definition as a source.
+fn source(slot: Slot) -> Slot {
+    if let Slot::Def(v) = slot { Slot::Use(v) } else { slot }
+}
+
+fn forget(open: &mut [Option<[Slot; 4]>], id: u32) {
+    for four in open {
+        if four.is_some_and(|f| f.iter().any(|s| matches!(s, Slot::Use(v) if v.id == id))) {
+            *four = None;
         }
     }
 }
@@ -324,7 +404,9 @@ unsafe fn self_test() -> bool {
             if !avx512::is_clean(f.a) || !avx512::is_clean(f.b) {
                 return false;
             }
-            avx512::mma_dot::<2>(&f);
+            if !avx512::mma_dot::<2>(&f, false) {
+                return false;
+            }
             avx512::mma::<BF16, 2>(&tile(14));
         }
         if (0..4).any(|i| registers[10 + i].0 != registers[14 + i].0) {
@@ -479,7 +561,7 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
     if dest.len() != shape.sums {
         return Err(cx.error("wrong number of destination registers"));
     }
-    let mut op = VOp::new(shape.handler).raw(crate::lower::emit::A, shape.flags);
+    let mut op = VOp::new(shape.handler).named("mma").raw(crate::lower::emit::A, shape.flags);
     for i in 0..4 {
         op = op.src(X + 4 + i, a[i % a.len()]).src(Y + i, c[i % c.len()]);
         if i < dest.len() {

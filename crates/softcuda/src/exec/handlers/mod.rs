@@ -13,6 +13,7 @@ pub(crate) mod approx;
 pub(crate) mod atom;
 pub(crate) mod compare;
 pub(crate) mod control;
+pub mod copies;
 pub mod cpasync;
 pub(crate) mod cvt;
 pub(crate) mod lanewise;

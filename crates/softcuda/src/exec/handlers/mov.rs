@@ -33,6 +33,8 @@ lane64! {
 pub(crate) struct Pair;
 
 impl Exec for Pair {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel.
@@ -52,6 +54,8 @@ impl Exec for Pair {
 struct Pack4;
 
 impl Exec for Pack4 {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: the operands are registers of the kernel.
@@ -71,12 +75,12 @@ impl Exec for Pack4 {
 
 /// Pushes `d = a` of one register.
 pub(crate) fn copy32(cx: &mut Emit, d: V, a: V) {
-    cx.push(VOp::of::<V3<Id>>(cx).def(D, d).src(A, a));
+    cx.push(VOp::of::<V3<Id>>(cx).def(D, d).src(A, a).copy());
 }
 
 /// Pushes `d = a` of two registers.
 pub(crate) fn copy64(cx: &mut Emit, d: V, a: V) {
-    cx.push(VOp::of::<VW<IdW, true, false, false>>(cx).def(D, d).src(A, a));
+    cx.push(VOp::of::<VW<IdW, true, false, false>>(cx).def(D, d).src(A, a).copy());
 }
 
 /// Pushes the sign- or zero-extension of the 32-bit `a` to the 64-bit `d`.
@@ -143,7 +147,7 @@ fn unpack(cx: &mut Emit, inst: &Inst, parts: &[Operand]) -> Lowered {
         }
         let d = cx.dst32(part)?;
         let op = match (is_wide, count) {
-            (true, 2) => VOp::of::<V3<Id>>(cx).src(A, source.part(k as u8)),
+            (true, 2) => VOp::of::<V3<Id>>(cx).src(A, source.part(k as u8)).copy(),
             (true, 4) if k % 2 == 0 => VOp::of::<V3<Low16>>(cx).src(A, source.part(k as u8 / 2)),
             (true, 4) => VOp::of::<V3<High16>>(cx).src(A, source.part(k as u8 / 2)),
             (false, 2) if k == 0 => VOp::of::<V3<Low16>>(cx).src(A, source),

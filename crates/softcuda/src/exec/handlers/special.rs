@@ -12,6 +12,8 @@ use crate::ptx::types::{RegClass, Special};
 pub struct NotMask;
 
 impl Exec for NotMask {
+    const PURE: bool = true;
+
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, _w: &mut Warp, m: u32) -> bool {
         // SAFETY: `d` and `a` are masks of the kernel.
@@ -52,6 +54,16 @@ struct ReadSpecial<const WIDE: bool>;
 impl<const WIDE: bool> Exec for ReadSpecial<WIDE> {
     #[inline(always)]
     unsafe fn run<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp, m: u32) -> bool {
+        if let Some(v) = uniform(w, p.x[0]) {
+            // SAFETY: `d` is a register of the kernel.
+            unsafe {
+                put::<L>(r, p.d, m, &[v; 32]);
+                if WIDE {
+                    put::<L>(r, p.d + 1, m, &[0; 32]);
+                }
+            }
+            return true;
+        }
         let v = values(w, p.x[0], p.imm);
         // SAFETY: `d` is a register of the kernel.
         unsafe {
@@ -64,6 +76,9 @@ impl<const WIDE: bool> Exec for ReadSpecial<WIDE> {
         true
     }
 }
+
+const CLOCK: u16 = 27;
+const CLOCK_HIGH: u16 = 28;
 
 /// A number for each special register that we have.
 fn code(which: Special) -> Option<u16> {
@@ -85,12 +100,24 @@ fn code(which: Special) -> Option<u16> {
         Special::LanemaskGe => Some(25),
         Special::LanemaskGt => Some(26),
         Special::Clock | Special::Clock64 | Special::GlobaltimerLo | Special::Globaltimer => {
-            Some(27)
+            Some(CLOCK)
         }
-        Special::ClockHi | Special::GlobaltimerHi => Some(28),
+        Special::ClockHi | Special::GlobaltimerHi => Some(CLOCK_HIGH),
         Special::DynamicSmemSize => Some(29),
         Special::TotalSmemSize => Some(30),
         Special::Envreg(_) | Special::Pm(_) => Some(31),
+        _ => None,
+    }
+}
+
+/// Those that are the same in all lanes and read often, of 32 bits.
+#[inline(always)]
+fn uniform(w: &Warp, code: u16) -> Option<u32> {
+    let axis = usize::from(code % 4);
+    match code / 4 {
+        1 => w.threads.get(axis).copied(),
+        2 => w.block.get(axis).copied(),
+        3 => w.grid.get(axis).copied(),
         _ => None,
     }
 }
@@ -122,8 +149,8 @@ fn values(w: &Warp, code: u16, position: u64) -> [u64; 32] {
             24 => below,
             25 => u64::from(!(below as u32)),
             26 => u64::from(!((below << 1 | 1) as u32)),
-            27 => clock,
-            28 => clock >> 32,
+            CLOCK => clock,
+            CLOCK_HIGH => clock >> 32,
             29 => u64::from(w.shared_dynamic),
             30 => u64::from(w.shared_size),
             _ => 0,
@@ -146,7 +173,14 @@ pub(crate) fn read(cx: &mut Emit, reg: RegId, which: Special) -> Result<(), Load
     } else {
         VOp::of::<ReadSpecial<false>>(cx)
     };
-    let position = u64::from(cx.position);
-    cx.push(op.def(D, d).raw(X, code).imm(position));
+    let mut op = op.def(D, d).raw(X, code);
+    if matches!(code, CLOCK | CLOCK_HIGH) {
+        op = op.imm(u64::from(cx.position));
+    } else {
+        op.pure = true;
+        // The block's index, the processor, the launch's number.
+        op.per_block = matches!(code, 8..12 | 19 | 21);
+    }
+    cx.push(op);
     Ok(())
 }

@@ -117,6 +117,64 @@ pub(crate) unsafe fn compare<F: K32>(r: *mut Reg, p: &Op, m: u32) {
     }
 }
 
+/// The lanes whose value of register `a` plus `offset` is above `last` or has a bit of `low`.
+///
+/// # Safety
+/// As [`run32`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) unsafe fn beyond(r: *const Reg, a: u16, offset: u32, (last, low): (u32, u32)) -> u32 {
+    let (offset, last) = (_mm512_set1_epi32(offset as i32), _mm512_set1_epi32(last as i32));
+    let low = _mm512_set1_epi32(low as i32);
+    let half = |h: usize| {
+        // SAFETY: the caller's promise.
+        let v = _mm512_add_epi32(unsafe { get(r, a, h) }, offset);
+        u32::from(_mm512_cmpgt_epu32_mask(v, last) | _mm512_test_epi32_mask(v, low))
+    };
+    half(0) | half(1) << 16
+}
+
+/// Whether each four lanes of the 64-bit register `a` are 4 apart, but for a carry.
+///
+/// # Safety
+/// As [`run32`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) unsafe fn in_fours(r: *const Reg, a: u16) -> bool {
+    let steps = _mm512_set4_epi32(12, 8, 4, 0);
+    let mut different = _mm512_setzero_si512();
+    for h in 0..2 {
+        // SAFETY: the caller's promise.
+        let (low, high) = unsafe { (get(r, a, h), get(r, a + 1, h)) };
+        let ahead = _mm512_sub_epi32(low, _mm512_shuffle_epi32::<0>(low));
+        let elsewhere = _mm512_xor_si512(high, _mm512_shuffle_epi32::<0>(high));
+        let wrong = _mm512_or_si512(_mm512_xor_si512(ahead, steps), elsewhere);
+        different = _mm512_or_si512(different, wrong);
+    }
+    _mm512_test_epi32_mask(different, different) == 0
+}
+
+/// Eight rows of 16 bytes, from `distance` behind `rows`, to register `d`.
+///
+/// # Safety
+/// The rows are readable; otherwise as [`run32`].
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(crate) unsafe fn load_rows(r: *mut Reg, d: u16, rows: &[*const u8; 8], distance: isize) {
+    for h in 0..2 {
+        // SAFETY: the caller's promise.
+        let row = |g: usize| unsafe {
+            _mm_loadu_si128(rows[4 * h + g].wrapping_offset(distance).cast::<__m128i>())
+        };
+        let mut v = _mm512_castsi128_si512(row(0));
+        v = _mm512_inserti32x4::<1>(v, row(1));
+        v = _mm512_inserti32x4::<2>(v, row(2));
+        v = _mm512_inserti32x4::<3>(v, row(3));
+        // SAFETY: the caller's promise.
+        unsafe { set(r, d, h, !0, v) };
+    }
+}
+
 /// Low and high words of 16 lanes as two vectors of 8 lanes of 64 bits.
 #[target_feature(enable = "avx512f")]
 #[inline]

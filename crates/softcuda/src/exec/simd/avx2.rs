@@ -4,15 +4,7 @@
 //! over indices: see `super::avx512`.
 #![expect(clippy::needless_range_loop, reason = "see above")]
 
-use std::arch::x86_64::{
-    __m256, __m256i, _CMP_UNORD_Q, _mm256_and_si256, _mm256_blendv_ps, _mm256_castps_si256,
-    _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
-    _mm256_load_ps, _mm256_load_si256, _mm256_loadu_ps, _mm256_movemask_ps,
-    _mm256_permute2x128_si256, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_setr_epi8,
-    _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_shuffle_epi32, _mm256_slli_epi32,
-    _mm256_srli_epi32, _mm256_store_ps, _mm256_unpackhi_epi32, _mm256_unpackhi_epi64,
-    _mm256_unpacklo_epi32, _mm256_unpacklo_epi64,
-};
+use std::arch::x86_64::*;
 
 use super::mma::{BF16, F16, Fragments, TF32};
 use super::round::NAN32;
@@ -169,4 +161,60 @@ pub(crate) unsafe fn mma<const KIND: u8, const KR: usize>(f: &Fragments) {
             unsafe { _mm256_store_ps(register.add(8 * (i % 4)), value) };
         }
     }
+}
+
+/// Four words of each of 32 lanes, 16 bytes a lane, to a register for each word.
+///
+/// # Safety
+/// 512 bytes are readable, the registers live; the processor has AVX2.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(crate) unsafe fn spread_fours(from: *const u8, to: [*mut __m256i; 4]) {
+    for eight in 0..4 {
+        // SAFETY: the caller's promise.
+        let lane = |l: usize| unsafe {
+            let at = from.add(128 * eight + 16 * l).cast::<__m128i>();
+            _mm256_loadu2_m128i(at.add(4), at)
+        };
+        let words = transpose([lane(0), lane(1), lane(2), lane(3)]);
+        for k in 0..4 {
+            // SAFETY: the caller's promise: a register is four vectors.
+            unsafe { _mm256_storeu_si256(to[k].add(eight), words[k]) };
+        }
+    }
+}
+
+/// The inverse of [`spread_fours`].
+///
+/// # Safety
+/// As there, with 512 bytes that are writable.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(crate) unsafe fn collect_fours(to: *mut u8, from: [*const __m256i; 4]) {
+    for eight in 0..4 {
+        // SAFETY: the caller's promise: a register is four vectors.
+        let word = |k: usize| unsafe { _mm256_loadu_si256(from[k].add(eight)) };
+        let lanes = transpose([word(0), word(1), word(2), word(3)]);
+        for l in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let at = to.add(128 * eight + 16 * l).cast::<__m128i>();
+                _mm256_storeu2_m128i(at.add(4), at, lanes[l]);
+            }
+        }
+    }
+}
+
+/// The transpose of 4×4 words in both halves.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn transpose(v: [__m256i; 4]) -> [__m256i; 4] {
+    let (a, b) = (_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+    let (c, d) = (_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+    [
+        _mm256_unpacklo_epi64(a, c),
+        _mm256_unpackhi_epi64(a, c),
+        _mm256_unpacklo_epi64(b, d),
+        _mm256_unpackhi_epi64(b, d),
+    ]
 }

@@ -9,21 +9,11 @@
 //! parts.
 #![expect(clippy::needless_range_loop, reason = "see above")]
 
-use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _CMP_UNORD_Q, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cmplt_epu16_mask,
-    _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi16, _mm512_cvtph_ps, _mm512_dpbf16_ps,
-    _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_si512, _mm512_mask_blend_ps,
-    _mm512_min_epu16, _mm512_min_epu32, _mm512_movepi32_mask, _mm512_or_si512,
-    _mm512_permutex_epi64, _mm512_permutex2var_epi32, _mm512_permutexvar_epi64, _mm512_set1_epi16,
-    _mm512_set1_epi32, _mm512_set4_epi32, _mm512_set4_epi64, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_shuffle_epi32, _mm512_slli_epi32, _mm512_srli_epi32,
-    _mm512_store_ps, _mm512_storeu_si512, _mm512_sub_epi64, _mm512_test_epi32_mask,
-    _mm512_xor_si512,
-};
+use std::arch::x86_64::*;
 
 use super::mma::{BF16, F16, Fragments, TF32};
 use super::round::NAN32;
+use crate::exec::handlers::cpasync::Blocks;
 use crate::exec::op::Reg;
 
 /// See [`super::top_bits`].
@@ -105,14 +95,18 @@ unsafe fn load_tile(c: [*const Reg; 4]) -> Tile {
 /// The fragments are live registers.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn store_tile(d: [*mut Reg; 4], tile: Tile) {
-    let nan = _mm512_castsi512_ps(_mm512_set1_epi32(NAN32 as i32));
+unsafe fn store_tile(d: [*mut Reg; 4], mut tile: Tile) {
+    let unordered = |i: usize| _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(tile[i], tile[i + 1]);
+    if unordered(0) | unordered(2) | unordered(4) | unordered(6) != 0 {
+        let nan = _mm512_castsi512_ps(_mm512_set1_epi32(NAN32 as i32));
+        for i in 0..8 {
+            let unordered = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(tile[i], tile[i]);
+            tile[i] = _mm512_mask_blend_ps(unordered, tile[i], nan);
+        }
+    }
     for i in 0..8 {
-        let value = tile[i];
-        let unordered = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
-        let value = _mm512_mask_blend_ps(unordered, value, nan);
         // SAFETY: a register is two aligned vectors.
-        unsafe { _mm512_store_ps(d[i / 2].cast::<f32>().add(16 * (i % 2)), value) };
+        unsafe { _mm512_store_ps(d[i / 2].cast::<f32>().add(16 * (i % 2)), tile[i]) };
     }
 }
 
@@ -191,27 +185,31 @@ fn halves(words: __m512i) -> __m512bh {
     unsafe { std::mem::transmute(words) }
 }
 
-/// `mma` of bf16 by `vdpbf16ps` if C allows it, else by fused multiply-adds. A and B must be clean
-/// ([`is_clean`]). C allows it if every lane is zero or at least 2^-103 in magnitude.
+/// `mma` of bf16 by `vdpbf16ps` if C allows it, else by fused multiply-adds; returns whether it did
+/// so. A and B must be clean ([`is_clean`]). C allows it if `known`, or if every lane is zero or at
+/// least 2^-103 in magnitude: it is then a multiple of 2^-126, as the result is.
 ///
 /// # Safety
 /// The fragments are live registers; the processor has AVX-512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 #[inline]
-pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments) {
+pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments, known: bool) -> bool {
     // SAFETY: the caller's promise.
     let mut tile = unsafe { load_tile(f.c) };
-    // Twice the bits drop the sign; less one, a zero becomes the largest number.
-    let minus_one = _mm512_set1_epi32(-1);
-    let mut least = minus_one;
-    for i in 0..8 {
-        let bits = _mm512_castps_si512(tile[i]);
-        let magnitude = _mm512_add_epi32(bits, _mm512_add_epi32(bits, minus_one));
-        least = _mm512_min_epu32(least, magnitude);
-    }
-    if _mm512_cmplt_epu32_mask(least, _mm512_set1_epi32((24 << 24) - 1)) != 0 {
-        // SAFETY: the caller's promise.
-        return unsafe { mma::<BF16, KR>(f) };
+    if !known {
+        // Twice the bits drop the sign; less one, a zero becomes the largest number.
+        let minus_one = _mm512_set1_epi32(-1);
+        let mut least = minus_one;
+        for i in 0..8 {
+            let bits = _mm512_castps_si512(tile[i]);
+            let magnitude = _mm512_add_epi32(bits, _mm512_add_epi32(bits, minus_one));
+            least = _mm512_min_epu32(least, magnitude);
+        }
+        if _mm512_cmplt_epu32_mask(least, _mm512_set1_epi32((24 << 24) - 1)) != 0 {
+            // SAFETY: the caller's promise.
+            unsafe { mma::<BF16, KR>(f) };
+            return false;
+        }
     }
     for kr in 0..KR {
         // SAFETY: the caller's promise.
@@ -223,6 +221,7 @@ pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments) {
     }
     // SAFETY: the caller's promise.
     unsafe { store_tile(f.d, tile) };
+    true
 }
 
 /// Whether every bf16 element of the registers is zero or at least 2^-56 in magnitude.
@@ -233,7 +232,19 @@ pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments) {
 #[inline]
 pub(crate) unsafe fn is_clean<const N: usize>(registers: [*const Reg; N]) -> bool {
     let minus_one = _mm512_set1_epi16(-1);
+    // Without zeros, which are few, one addition less tells.
     let mut least = minus_one;
+    for i in 0..N {
+        // SAFETY: the caller's promise.
+        let words = unsafe { load(registers[i]) };
+        for h in 0..2 {
+            least = _mm512_min_epu16(least, _mm512_add_epi16(words[h], words[h]));
+        }
+    }
+    if _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16(71 << 8)) == 0 {
+        return true;
+    }
+    least = minus_one;
     for i in 0..N {
         // SAFETY: the caller's promise.
         let words = unsafe { load(registers[i]) };
@@ -245,32 +256,68 @@ pub(crate) unsafe fn is_clean<const N: usize>(registers: [*const Reg; N]) -> boo
     _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16((71 << 8) - 1)) == 0
 }
 
-/// For `cpasync`: whether in each four lanes the 32-bit values differ from the first by
-/// exclusive-or of 16, 32 and 48, and the 64-bit ones by addition.
+/// `cpasync::find_blocks` for the registers `a` and `b`.
 ///
 /// # Safety
-/// The processor has AVX-512 F.
+/// `a`, `b` and `b + 1` are live registers from `r`; the processor has AVX-512 F and VL.
+#[target_feature(enable = "avx512f,avx512vl")]
+#[inline]
+pub(crate) unsafe fn find_blocks(
+    r: *const Reg,
+    (a, b): (u16, u16),
+    blocks: &Blocks,
+    (to, from): (&mut [u32; 8], &mut [u64; 8]),
+) -> bool {
+    let steps = _mm512_set4_epi32(48, 32, 16, 0);
+    let offset = _mm512_set1_epi32(blocks.to_offset as i32);
+    // SAFETY: the caller's promise.
+    let (to_words, low, high) = unsafe {
+        let at = |i: u16| load(r.add(usize::from(i)));
+        (at(a), at(b), at(b + 1))
+    };
+    let mut different = _mm512_setzero_si512();
+    let mut places = to_words;
+    for h in 0..2 {
+        places[h] = _mm512_add_epi32(to_words[h], offset);
+        let apart = _mm512_xor_si512(places[h], _mm512_shuffle_epi32::<0>(places[h]));
+        let ahead = _mm512_sub_epi32(low[h], _mm512_shuffle_epi32::<0>(low[h]));
+        let elsewhere = _mm512_xor_si512(high[h], _mm512_shuffle_epi32::<0>(high[h]));
+        different = _mm512_or_si512(different, _mm512_xor_si512(apart, steps));
+        different = _mm512_or_si512(different, _mm512_xor_si512(ahead, steps));
+        different = _mm512_or_si512(different, elsewhere);
+    }
+    let firsts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+    let pick =
+        |v: [__m512i; 2]| _mm512_castsi512_si256(_mm512_permutex2var_epi32(v[0], firsts, v[1]));
+    let (first_to, first_low, first_high) = (pick(places), pick(low), pick(high));
+    let wide = _mm512_or_si512(
+        _mm512_cvtepu32_epi64(first_low),
+        _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(first_high)),
+    );
+    let offsets = _mm512_add_epi64(wide, _mm512_set1_epi64(blocks.from_offset as i64));
+    // SAFETY: both arrays are as long as the vectors.
+    unsafe {
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), first_to);
+        _mm512_storeu_si512(from.as_mut_ptr().cast(), offsets);
+    }
+    let ends = _mm256_or_si256(first_to, _mm256_set1_epi32(63));
+    let limit = _mm256_set1_epi32(blocks.shared_size as i32);
+    let wrong = _mm256_cmpgt_epu32_mask(first_low, _mm256_set1_epi32(-49))
+        | _mm256_cmpge_epu32_mask(ends, limit)
+        | _mm256_test_epi32_mask(first_to, _mm256_set1_epi32(15))
+        | _mm512_test_epi64_mask(offsets, _mm512_set1_epi64(15));
+    _mm512_test_epi32_mask(different, different) == 0 && wrong == 0
+}
+
+/// Fills 64 bytes with 0xff.
+///
+/// # Safety
+/// `to` leads to 64 bytes; the processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
 #[inline]
-pub(crate) unsafe fn in_fours(to: &[u32; 32], from: &[u64; 32]) -> bool {
-    let steps = _mm512_set4_epi32(48, 32, 16, 0);
-    let wide_steps = _mm512_set4_epi64(48, 32, 16, 0);
-    let mut different = _mm512_setzero_si512();
-    for i in 0..2 {
-        // SAFETY: 16 lanes follow lane `16·i`.
-        let values = unsafe { _mm512_loadu_si512(to.as_ptr().add(16 * i).cast()) };
-        let first = _mm512_shuffle_epi32::<0>(values);
-        let difference = _mm512_xor_si512(_mm512_xor_si512(values, first), steps);
-        different = _mm512_or_si512(different, difference);
-    }
-    for i in 0..4 {
-        // SAFETY: 8 lanes follow lane `8·i`.
-        let values = unsafe { _mm512_loadu_si512(from.as_ptr().add(8 * i).cast()) };
-        let first = _mm512_permutex_epi64::<0>(values);
-        let difference = _mm512_xor_si512(_mm512_sub_epi64(values, first), wide_steps);
-        different = _mm512_or_si512(different, difference);
-    }
-    _mm512_test_epi32_mask(different, different) == 0
+pub(crate) unsafe fn fill(to: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_storeu_si512(to.cast(), _mm512_set1_epi32(-1)) };
 }
 
 /// For `cpasync`: copies 64 bytes; those of 16-byte part `i` go to part `i ^ order`.
