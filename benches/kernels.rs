@@ -49,6 +49,7 @@ fn main() {
     gemm(bench);
     variants(bench);
     paged::attn_prefill(bench);
+    paged::attn_probs(bench);
     paged::attn_decode(bench);
     attn_vision(bench);
     rms_norm(bench);

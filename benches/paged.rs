@@ -4,6 +4,7 @@ use half::bf16;
 use qwen2vl::device::Buffer;
 use qwen2vl::ops::attn_decode::{self, AttnDecode, AttnPartLens, AttnParts};
 use qwen2vl::ops::attn_prefill::{self, AttnPrefill};
+use qwen2vl::ops::attn_probs::{self, AttnProbs};
 use qwen2vl::ops::kv::{KvCache, KvLayout};
 use qwen2vl::ops::kv_append::KvAppend;
 use qwen2vl::ops::kv_copy::{KvCopyPages, KvGather};
@@ -55,6 +56,32 @@ impl Step {
             page_table: self.table.view(),
             pages_per_sequence: self.layout.pages / self.kv_len.len(),
         }
+    }
+}
+
+/// The weights alone: what a pass with attentions adds to a layer.
+pub(crate) fn attn_probs(bench: &mut Bench) {
+    let model = &decoders(bench)[0];
+    for &tokens in bench.sizes(&[128], &[1024]) {
+        let step = Step::new(bench, model, 1, tokens, tokens);
+        let items: Vec<_> = attn_probs::items(0, 0, int(tokens), int(tokens)).collect();
+        let work = bench.upload(items.as_flattened());
+        let mut probs = bench.alloc::<f32>(tokens * model.heads * tokens);
+        row!(
+            bench,
+            &format!("attn_probs/{}/S{tokens}", model.name),
+            |i| AttnProbs {
+                qkv: step.qkv.view().into(),
+                cache: step.cache(i),
+                work: work.view(),
+                probs: probs.view_mut(),
+                columns: tokens,
+                rows: Tokens(step.rows),
+                heads: model.heads,
+                window: None,
+            },
+            &items
+        );
     }
 }
 

@@ -70,6 +70,29 @@ typedef struct AttnPrefillParams {
   int32_t pad;
 } AttnPrefillParams;
 
+// kernels/attn_probs.cu
+// Block size.
+enum { ATTN_PROBS_THREADS = 128 };
+// A row whose weights are wanted.
+typedef struct ProbsItem {
+  int32_t seq;      // sequence of the step
+  int32_t row;      // of q
+  int32_t visible;  // keys up to the row's own
+  int32_t pad;
+} ProbsItem;
+typedef struct AttnProbsParams {
+  const void *q, *pool;       // [T, ld_q]; pages
+  const int32_t* page_table;  // [B, ld_pages]
+  const ProbsItem* work;      // one for each block of grid x
+  float* p;                   // [items, H, ld_p]
+  int64_t ld_q;
+  KvStrides kv;
+  int32_t H, G, D, ld_pages, ld_p;
+  int32_t window;  // keys that a row sees, itself included; INT32_MAX: all
+  float scale;     // 1 / sqrt(D)
+  int32_t pad;
+} AttnProbsParams;
+
 // kernels/attn_vision.cu
 // Block size; query rows of a block; keys of a tile.
 enum { ATTN_VISION_THREADS = 128, ATTN_VISION_TILE = 64, ATTN_VISION_KEYS = 64 };

@@ -13,6 +13,7 @@ pub(crate) mod exit {
     pub(crate) const CHECKPOINT: u8 = 4;
     pub(crate) const DEVICE: u8 = 5;
     pub(crate) const MEMORY: u8 = 6;
+    pub(crate) const DIFFERS: u8 = 7;
     pub(crate) const DEADLINE: u8 = 8;
     pub(crate) const NON_FINITE: u8 = 9;
     pub(crate) const INTERRUPTED: u8 = 130;

@@ -30,6 +30,9 @@ pub(crate) struct ForwardArgs {
     /// Also write hidden_states/0 to hidden_states/L
     #[arg(long)]
     hidden_states: bool,
+    /// Also write attentions/0 to attentions/L-1, computed by kernels of their own
+    #[arg(long)]
+    attentions: bool,
     /// Also write the keys and values, past/i/keys and past/i/values, and past/mask
     #[arg(long)]
     kv: bool,
@@ -62,7 +65,7 @@ pub(crate) fn run(arguments: &ForwardArgs, out: &mut Output) -> Result<u8, CliEr
         device: arguments.device.choice()?,
         dtype: arguments.dtype.wish(),
         hidden_states: arguments.hidden_states,
-        attentions: false,
+        attentions: arguments.attentions,
         key_values: arguments.kv,
         vision_features: arguments.vision_features,
         config: arguments.config.clone(),

@@ -2,6 +2,7 @@
 //! prints.
 
 mod answers;
+mod compare;
 mod decode;
 mod doctor;
 mod error;
@@ -50,6 +51,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Run one forward pass over given tensors
     Forward(forward::ForwardArgs),
+    /// Compare a forward pass with a dump of the reference, tensor by tensor
+    Compare(compare::CompareArgs),
     /// Say which driver, device and kernels would be used, and why
     Doctor(doctor::DoctorArgs),
     /// Show what a checkpoint holds and what is wrong with it
@@ -131,6 +134,7 @@ pub fn main(stdout: Stdout) -> ExitCode {
         Command::Run(arguments) => run::run(&arguments, &mut out),
         Command::Generate(arguments) => generate::run(&arguments, &mut out),
         Command::Forward(arguments) => forward::run(&arguments, &mut out),
+        Command::Compare(arguments) => compare::run(&arguments, &mut out),
         Command::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Command::Inspect(arguments) => inspect::run(&arguments, &mut out),
         Command::Process(arguments) => process::run(&arguments, &mut out),

@@ -92,7 +92,8 @@ impl EngineBuilder {
         self
     }
 
-    /// Longest sequence, answer included; without it what fits, at most 32,768.
+    /// Longest sequence, answer included; without it the checkpoint's `max_position_embeddings`, at
+    /// least 4,096 and at most 32,768, or what fits.
     #[must_use]
     pub fn max_model_len(mut self, tokens: usize) -> Self {
         self.max_model_len = Some(Tokens(tokens));
@@ -229,6 +230,12 @@ impl EngineBuilder {
         let workspace = Workspace::new(&device, plan.workspace())?;
         let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
         warnings.extend(loaded.iter().map(ToString::to_string));
+        let trained = config.text.max_position_embeddings;
+        if self.max_model_len.is_some_and(|asked| asked.0 > trained) {
+            warnings.push(format!(
+                "sequences may pass the {trained} positions that the model was trained for"
+            ));
+        }
         let (name, device_name) = (device.located().to_string(), device.name().to_owned());
         let core = Mutex::new(Core::new(device, model, workspace, plan.clone())?);
         let shared = Shared {
@@ -381,12 +388,9 @@ impl Engine {
         let ids = processed.input_ids.clone();
         let visual = visual::rows(shared.config.tokens, &ids);
         let items = visual::inputs(&shared.processor, processed);
-        let first = shared.plan.rope().first_row(placed.span());
-        let first = first.and_then(|row| i32::try_from(row).ok());
-        let first = first.ok_or_else(|| EngineError::internal("no rotary block".to_owned()))?;
         Ok(Submission {
             ids,
-            positions: placed.axes.map(|axis| axis.into_iter().map(|p| p + first).collect()),
+            positions: placed.axes,
             next_position: placed.next,
             visual,
             items,

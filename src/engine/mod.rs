@@ -2,6 +2,7 @@
 //! decides who takes part in the next step.
 
 mod batch;
+mod compare;
 #[expect(clippy::module_inception, reason = "the module's central type")]
 mod engine;
 mod error;
@@ -20,6 +21,7 @@ mod step;
 mod timing;
 mod visual;
 
+pub use compare::{Compared, Comparison, Distance, ReferenceDump, Tolerance, compare};
 pub use engine::{Engine, EngineBuilder};
 pub use error::EngineError;
 pub use forward::{

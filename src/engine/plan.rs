@@ -18,6 +18,10 @@ pub(crate) const PREFILL_CHUNK: usize = 2048;
 pub(crate) const MAX_BATCH: usize = 8;
 /// Longest sequence by default: what the published checkpoints were made for.
 pub(crate) const MAX_MODEL_LEN: usize = 32_768;
+/// Rows of a block of the rotary table.
+const MAX_POSITIONS: usize = 1 << 20;
+/// Longest sequence by default of a checkpoint for fewer positions: its rotation may be made for more.
+const MIN_MODEL_LEN: usize = 4096;
 /// Patches of the largest picture: the published checkpoints' own limit.
 const MAX_PATCHES: usize = 65_536;
 /// Part of a card's free memory that is used by default.
@@ -76,10 +80,9 @@ impl MemoryPlan {
     /// [`EngineError::InvalidRequest`] for a wish out of its range.
     pub(crate) fn new(config: &ModelConfig, wishes: Wishes) -> Result<Self, EngineError> {
         let budget = budget(wishes)?;
-        let longest = MAX_MODEL_LEN.min(config.text.max_position_embeddings);
-        let asked = wishes.max_model_len.map_or(longest, |tokens| tokens.0);
-        let length = "1 to max_position_embeddings of the checkpoint";
-        check("max_model_len", asked, 1..=config.text.max_position_embeddings, length)?;
+        let trained = config.text.max_position_embeddings.clamp(MIN_MODEL_LEN, MAX_MODEL_LEN);
+        let asked = wishes.max_model_len.map_or(trained, |tokens| tokens.0);
+        check("max_model_len", asked, 1..=MAX_POSITIONS, "1 to 1048576")?;
         check("max_batch", wishes.max_batch, 1..=256, "1 to 256")?;
         check("prefill_chunk", wishes.prefill_chunk, 1..=MAX_MODEL_LEN, "1 to 32768")?;
         let mut length = asked;
@@ -106,8 +109,7 @@ impl MemoryPlan {
         let sequence_pages = Tokens(length).pages().0;
         let weights = weights::planned_bytes(config, wishes.dtype);
         let weights = weights.ok_or_else(|| too_large("weights", budget))?;
-        // A table for passes of the full length serves all of the states but those of type dynamic.
-        let rope = RopeBlocks::new(Rope::new(&config.text), length, [length]);
+        let rope = RopeBlocks::new(Rope::new(&config.text), length, wishes.max_batch);
         let rope_bytes = rope_bytes(config, &rope, wishes.dtype);
         let rope_bytes = rope_bytes.ok_or_else(|| too_large("rotary tables", budget))?;
         let limits = step_limits(config, wishes, length);

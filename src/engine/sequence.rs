@@ -44,7 +44,8 @@ pub(crate) struct Sequence {
     pub(crate) prompt: Tokens,
     /// Tokens whose keys and values are in the pages.
     pub(crate) cached: usize,
-    /// Rows of the rotary table for the prompt, then for the answer: time, height, width.
+    /// Positions, and once the sequence is admitted rows of the rotary table, of the prompt and then
+    /// of the answer: time, height, width.
     pub(crate) positions: [Vec<i32>; 3],
     /// Position of the next token on all three axes.
     pub(crate) next_position: i32,

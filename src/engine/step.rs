@@ -21,6 +21,7 @@ use crate::{
     model::{
         Model,
         decoder::DecoderStep,
+        rope::RopeBlocks,
         workspace::{Part, Workspace},
     },
     ops::{
@@ -34,7 +35,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) ids: Vec<TokenId>,
-    /// Rows of the rotary table for each prompt token: time, height, width.
+    /// Time, height, width of each prompt token.
     pub(crate) positions: [Vec<i32>; 3],
     /// Position of the first token of the answer.
     pub(crate) next_position: i32,
@@ -79,6 +80,7 @@ pub(crate) struct Core {
     model: Model,
     workspace: Workspace,
     plan: MemoryPlan,
+    rope: RopeBlocks,
     pool: PagePool,
     image_rows: RowRanges,
     slots: Vec<Option<SequenceId>>,
@@ -106,6 +108,7 @@ impl Core {
             .map_err(|_too_many| EngineError::internal("page ids pass 2^32".to_owned()))?;
         let words = Sample::bitmap_words(model.widths().vocabulary);
         Ok(Self {
+            rope: plan.rope().clone(),
             pool: PagePool::new(pages),
             image_rows: RowRanges::new(limits.image_rows),
             slots: vec![None; limits.sequences],
@@ -244,7 +247,24 @@ impl Core {
             sequence.slot = Some(slot);
             sequence.phase = Phase::Prefill;
             self.slots[slot] = Some(id);
+            self.turn_prompt(id, slot)?;
             self.start_history(id, slot)?;
+        }
+        Ok(())
+    }
+
+    /// Points the prompt's positions at the rotary rows of its own length.
+    fn turn_prompt(&mut self, id: SequenceId, slot: usize) -> Result<(), EngineError> {
+        let Some(sequence) = self.sequences.get_mut(&id) else { return Ok(()) };
+        let span = usize::try_from(sequence.next_position).unwrap_or(usize::MAX);
+        let place = self.rope.place(slot, span);
+        let place = place
+            .ok_or_else(|| EngineError::internal(format!("no rotary rows for {span} positions")))?;
+        self.model.enter_rope(&self.device, &place)?;
+        let first = i32::try_from(place.first_row)
+            .map_err(|_too_large| EngineError::internal("rotary rows pass 2^31".to_owned()))?;
+        for position in sequence.positions.iter_mut().flatten() {
+            *position += first;
         }
         Ok(())
     }
@@ -310,7 +330,7 @@ impl Core {
             vocabulary: self.model.widths().vocabulary,
             image_rows: limits.image_rows,
             pool_pages: limits.pages,
-            table_rows: self.plan.rope().total_rows(),
+            table_rows: self.rope.total_rows(),
             page_stride: Tokens(limits.sequence_tokens).pages().0,
         };
         let members: Vec<(&Sequence, &Share)> = shares

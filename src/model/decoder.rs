@@ -80,6 +80,18 @@ impl Decoder {
         Self { weights, config: config.clone(), widths, layout, rope }
     }
 
+    /// Overwrites rows of the rotary table from `first_row` on.
+    pub(super) fn set_rope(
+        &mut self,
+        device: &Device,
+        first_row: usize,
+        rows: &[f32],
+    ) -> Result<(), ModelError> {
+        let start = first_row * self.config.head_dim;
+        let range = start..start + rows.len();
+        Ok(device.write_floats(self.rope.view_mut().slice(range)?, rows)?)
+    }
+
     /// The row of the embedding table of a token.
     pub(super) fn embedding(
         &self,
@@ -91,7 +103,7 @@ impl Decoder {
     }
 
     /// Runs all layers over the rows of a step; the residual stream stays in the workspace for
-    /// [`Decoder::logits`]. Looks see `hidden_states/i` before layer i, un-normed.
+    /// [`Decoder::logits`]. Looks see what [`Decoder::layer`] shows.
     ///
     /// # Errors
     /// [`ModelError::Op`]; [`ModelError::Device`].
@@ -103,13 +115,45 @@ impl Decoder {
         observe: &mut Observer<'_>,
     ) -> Result<(), ModelError> {
         self.embed(device, workspace, step)?;
-        let (c, len) = (self.widths.token, step.rows * self.widths.token);
-        for (index, layer) in self.weights.layers.iter().enumerate() {
-            observe(&format!("hidden_states/{index}"), workspace.x.view().slice(0..len)?, c)?;
-            self.attention(device, workspace, step, index, layer)?;
-            self.feed_forward(device, workspace, step, layer)?;
+        for index in 0..self.weights.layers.len() {
+            self.layer(device, workspace, step, index, observe)?;
         }
         Ok(())
+    }
+
+    /// Runs one layer over the residual stream of a step. Looks see `hidden_states/i` before it,
+    /// un-normed, and `queries/i`, rotated queries with the keys and values behind them.
+    ///
+    /// # Errors
+    /// [`ModelError::Op`]; [`ModelError::Device`].
+    pub fn layer(
+        &self,
+        device: &Device,
+        workspace: &mut Workspace,
+        step: &DecoderStep,
+        index: usize,
+        observe: &mut Observer<'_>,
+    ) -> Result<(), ModelError> {
+        let (c, len) = (self.widths.token, step.rows * self.widths.token);
+        let layer = &self.weights.layers[index];
+        observe(&format!("hidden_states/{index}"), workspace.x.view().slice(0..len)?, c)?;
+        self.attention(device, workspace, step, (index, layer), observe)?;
+        self.feed_forward(device, workspace, step, layer)
+    }
+
+    /// Overwrites the residual stream of a step, `[rows, C]`.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`], also for another number of values.
+    pub fn set_rows(
+        &self,
+        device: &Device,
+        workspace: &mut Workspace,
+        step: &DecoderStep,
+        rows: &[f32],
+    ) -> Result<(), ModelError> {
+        let len = step.rows * self.widths.token;
+        Ok(device.write_floats(workspace.x.view_mut().slice(0..len)?, rows)?)
     }
 
     /// Logits of `rows`, packed rows of the last step, into the first rows of the workspace's
@@ -162,7 +206,11 @@ impl Decoder {
         Ok(())
     }
 
-    fn embed(
+    /// Fills the residual stream of a step: rows of the table and image rows.
+    ///
+    /// # Errors
+    /// [`ModelError::Op`]; [`ModelError::Device`].
+    pub fn embed(
         &self,
         device: &Device,
         workspace: &mut Workspace,
@@ -193,8 +241,8 @@ impl Decoder {
         device: &Device,
         workspace: &mut Workspace,
         step: &DecoderStep,
-        index: usize,
-        layer: &TextLayer<Floats>,
+        (index, layer): (usize, &TextLayer<Floats>),
+        observe: &mut Observer<'_>,
     ) -> Result<(), ModelError> {
         let (c, rows) = (self.widths.token, step.rows);
         let (q, qkv) = (rows * self.widths.queries, rows * self.widths.qkv);
@@ -222,6 +270,7 @@ impl Decoder {
             sections: self.config.mrope_section,
         }
         .launch(device)?;
+        observe(&format!("queries/{index}"), wide.view().slice(0..qkv)?, self.widths.qkv)?;
         KvAppend {
             qkv: wide.view().slice(0..qkv)?,
             slots: staging.view(step.slots)?,

@@ -5,6 +5,7 @@ use super::{
     checkpoint::Checkpoint,
     config::ModelConfig,
     decoder::Decoder,
+    rope::RopePlace,
     vision::{Observer, Vision, VisionItem},
     weights::{LoadWarning, Weights},
     workspace::{Widths, Workspace, kv_layout},
@@ -71,6 +72,17 @@ impl Model {
     /// Its language model.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// Writes what a pass misses in the rotary table.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`].
+    pub fn enter_rope(&mut self, device: &Device, place: &RopePlace) -> Result<(), ModelError> {
+        match &place.missing {
+            Some(rows) => self.decoder.set_rope(device, place.first_row, rows),
+            None => Ok(()),
+        }
     }
 
     /// The row of the embedding table of a token of the vocabulary.

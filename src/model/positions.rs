@@ -207,11 +207,12 @@ pub fn continued(
     grids: Option<Grids<'_>>,
     starts: &[i32],
 ) -> Result<Vec<Positions>, PositionError> {
-    let numbered = sequences.iter().zip(starts).enumerate();
+    let pairs = sequences.iter().zip(starts);
     let Some(mut grids) = grids else {
-        return numbered.map(|(_, (ids, start))| text_from(*start, ids.len())).collect();
+        return pairs.map(|(ids, start)| text_from(*start, ids.len())).collect();
     };
-    let positions = numbered
+    let positions = pairs
+        .enumerate()
         .map(|(number, (ids, start))| place(config, ids, &mut grids, (number, *start)))
         .collect::<Result<_, _>>()?;
     check_all_used(&grids)?;

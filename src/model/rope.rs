@@ -125,11 +125,6 @@ impl Rope {
         }
     }
 
-    /// Whether passes of at most `length` positions may be in different states.
-    pub fn is_stateful(&self, length: usize) -> bool {
-        self.state(length) != RopeState::Base
-    }
-
     /// Factor of all cosines and sines.
     pub fn attention_scaling(&self) -> f32 {
         match self.scaling {
@@ -250,22 +245,34 @@ impl Rope {
     }
 }
 
-/// The blocks of a device's rotary table, `rows` rows each.
+/// The blocks of an engine's rotary table, `rows` rows each: the first for passes that end at the
+/// row's own position, the others each in one state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeBlocks {
     rope: Rope,
     rows: usize,
-    /// States of the blocks behind the first, whose row p is in the state of a pass that ends at p.
-    states: Vec<RopeState>,
+    /// States of the blocks behind the first; none where nothing has been written.
+    states: Vec<Option<RopeState>>,
+}
+
+/// Where a pass finds its rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopePlace {
+    /// Row of position 0.
+    pub first_row: usize,
+    /// What must be written from there on before the pass, `[rows, D / 2, 2]`.
+    pub missing: Option<Vec<f32>>,
 }
 
 impl RopeBlocks {
-    /// Blocks for positions below `rows` and passes of these lengths.
-    pub fn new(rope: Rope, rows: usize, lengths: impl IntoIterator<Item = usize>) -> Self {
-        let states = lengths.into_iter().map(|length| rope.state(length));
-        let mut states: Vec<_> = states.filter(|state| *state != RopeState::Base).collect();
-        states.sort_unstable();
-        states.dedup();
+    /// Blocks for positions below `rows`. Type longrope has one block more for long passes; type
+    /// dynamic one for each of `sequences` at once, since each length is a state of its own.
+    pub fn new(rope: Rope, rows: usize, sequences: usize) -> Self {
+        let states = match rope.state(rows) {
+            RopeState::Base => Vec::new(),
+            RopeState::Long => vec![Some(RopeState::Long)],
+            RopeState::Length(_) => vec![None; sequences],
+        };
         Self { rope, rows, states }
     }
 
@@ -274,24 +281,34 @@ impl RopeBlocks {
         self.rows.saturating_mul(self.states.len() + 1)
     }
 
-    /// Where the row of position 0 stands for a pass of `length` positions; `None` for a state that
-    /// has no block.
-    pub fn first_row(&self, length: usize) -> Option<usize> {
-        let state = self.rope.state(length);
-        if state == RopeState::Base {
-            return Some(0);
-        }
-        let block = self.states.iter().position(|held| *held == state)?;
-        Some((block + 1) * self.rows)
-    }
-
-    /// All blocks, `[total_rows, D / 2, 2]`.
+    /// All blocks as they are before any pass, `[total_rows, D / 2, 2]`.
     pub fn values(&self) -> Vec<f32> {
         let mut values = self.rope.steps(self.rows);
         for state in &self.states {
-            values.extend(self.rope.table(*state, self.rows));
+            match state {
+                Some(state) => values.extend(self.rope.table(*state, self.rows)),
+                None => values.resize(values.len() + self.rows * self.rope.width, 0.0),
+            }
         }
         values
+    }
+
+    /// The place of a pass of `span` positions by sequence `sequence` of those at once; `None` if
+    /// the table has not so many rows.
+    pub fn place(&mut self, sequence: usize, span: usize) -> Option<RopePlace> {
+        if span > self.rows {
+            return None;
+        }
+        let state = self.rope.state(span);
+        let block = match state {
+            RopeState::Base => return Some(RopePlace { first_row: 0, missing: None }),
+            RopeState::Long => 0,
+            RopeState::Length(_) => sequence,
+        };
+        let held = self.states.get_mut(block)?;
+        let missing = (*held != Some(state)).then(|| self.rope.table(state, span));
+        *held = Some(state);
+        Some(RopePlace { first_row: (block + 1) * self.rows, missing })
     }
 }
 

@@ -87,7 +87,7 @@ fn scale_log2(head_dim: usize) -> f32 {
 }
 
 /// Keys that a row sees, as the kernels take it: `i32::MAX` is no limit.
-fn window(op: &'static str, window: Option<Tokens>) -> Result<i32, OpError> {
+pub(super) fn window(op: &'static str, window: Option<Tokens>) -> Result<i32, OpError> {
     let Some(Tokens(keys)) = window else { return Ok(i32::MAX) };
     check_dim(keys > 0, op, "window", keys, "a row sees itself")?;
     dim(op, "window", keys)

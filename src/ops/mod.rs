@@ -9,6 +9,7 @@ mod attn;
 pub mod attn_decode;
 mod attn_f32;
 pub mod attn_prefill;
+pub mod attn_probs;
 pub mod attn_vision;
 pub mod embed;
 pub mod gemm;

@@ -32,6 +32,7 @@ macro_rules! kernel_params {
 kernel_params!(
     AttnDecodeParams,
     AttnPrefillParams,
+    AttnProbsParams,
     AttnVisionParams,
     EmbedParams,
     GemmParams,

@@ -4,6 +4,7 @@
 pub mod attn;
 pub mod attn_decode;
 pub mod attn_prefill;
+pub mod attn_probs;
 pub mod attn_vision;
 pub mod embed;
 pub mod gemm;

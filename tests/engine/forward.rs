@@ -41,7 +41,7 @@ fn logits(output: &ForwardOutput, rows: std::ops::Range<usize>) -> &[f32] {
 }
 
 fn ids(seed: u32, count: usize) -> Vec<TokenId> {
-    (0..count as u32).map(|i| TokenId((seed * 37 + i * 101) % 600)).collect()
+    (0..u32::try_from(count).unwrap()).map(|i| TokenId((seed * 37 + i * 101) % 600)).collect()
 }
 
 fn text(ids: Vec<TokenId>) -> ForwardInput {

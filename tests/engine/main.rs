@@ -8,6 +8,7 @@ mod support;
 mod answers;
 mod forward;
 mod launches;
+mod lengths;
 mod page;
 mod refusals;
 

@@ -43,7 +43,9 @@ fn check(folder: &std::path::Path, case: &Value) {
         attention_mask: whole.attention_mask.clone(),
         rope_deltas: Some(first.rope_deltas.clone()),
         past: first.past(),
-        cache_position: Some((past..whole.length).map(|slot| slot as i64).collect()),
+        cache_position: Some(
+            (past..whole.length).map(|slot| i64::try_from(slot).unwrap()).collect(),
+        ),
         ..Default::default()
     };
     let rest = forward(folder, &rest, &with_cache).unwrap();

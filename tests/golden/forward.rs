@@ -13,60 +13,34 @@ use qwen2vl::{
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::support::checkpoint::{golden_cases, goldens, input_tensors, model_folder, not_yet};
+use crate::support::checkpoint::{golden_cases, goldens, input_tensors, model_folder};
 
 /// (rms, largest) error of a run in f32.
 const EXACT: (f64, f64) = (2e-5, 1e-4);
 /// (times the rms error, times the largest error) of the reference's run in bf16 or f16.
 const NARROW: (f64, f64) = (1.5, 2.5);
+/// The same for attentions, whose files keep six rows: in each a few large weights decide, so that
+/// single runs of equal quality lie up to 1.6 times apart (their mean over all cases is 1.03).
+const FEW_ROWS: f64 = 2.0;
 /// No limit of bf16 or f16 is below these.
 const FLOOR_BF16: (f64, f64) = (2e-3, 6e-3);
 const FLOOR_F16: (f64, f64) = (3e-4, 1e-3);
-/// Inputs that are built.
-const INPUTS: &[&str] = &[
-    "input_ids",
-    "attention_mask",
-    "pixel_values",
-    "image_grid_thw",
-    "pixel_values_videos",
-    "video_grid_thw",
-    "inputs_embeds",
-    "position_ids",
-    "labels",
-];
-
 #[test]
-fn forward_passes_are_within_tolerance_or_listed() {
+fn forward_passes_are_within_tolerance() {
     let document = golden_cases("forward");
-    let mut listed = not_yet("forward");
-    let models_listed = not_yet("models");
     let mut by_model: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     for case in document["cases"].as_array().unwrap() {
         by_model.entry(case["model"].as_str().unwrap()).or_default().push(case);
     }
     let mut run = 0;
     for (model, cases) in by_model {
-        if models_listed.contains_key(&format!("forward/{model}")) {
-            for case in cases {
-                let name = case["name"].as_str().unwrap();
-                assert!(listed.remove(name).is_some(), "{name} waits for its model: list it");
-            }
-            continue;
-        }
         let folder = model_folder(&document["models"][model]);
         for case in cases {
-            let name = case["name"].as_str().unwrap();
-            if is_built(case) {
-                assert!(!listed.contains_key(name), "{name} runs, but is listed as not built");
-                run += check(folder.path(), case, "forward", &FloatType::ALL);
-            } else {
-                assert!(listed.remove(name).is_some(), "{name} is neither run nor listed");
-            }
+            run += check(folder.path(), case, "forward", &FloatType::ALL);
         }
     }
-    println!("forward: {run} runs, {} cases not yet", not_yet("forward").len());
-    assert!(listed.is_empty(), "listed, but no such case: {listed:?}");
-    assert!(run >= 104, "only {run} runs");
+    println!("forward: {run} runs");
+    assert!(run >= 112, "only {run} runs");
 }
 
 #[test]
@@ -76,14 +50,6 @@ fn the_real_widths_are_within_tolerance() {
     for case in document["cases"].as_array().unwrap() {
         assert_eq!(check(folder.path(), case, "wide", &[FloatType::Bf16]), 1);
     }
-}
-
-/// Whether all inputs of a case are built.
-fn is_built(case: &Value) -> bool {
-    let inputs = case["inputs"].as_object().unwrap();
-    let compared = case["compare"].as_object().unwrap();
-    inputs.keys().all(|name| INPUTS.contains(&name.as_str()))
-        && compared.keys().all(|name| !name.starts_with("attentions"))
 }
 
 /// Runs a case in those of `types` for which there is something to compare with; how many.
@@ -117,7 +83,10 @@ fn check_as(folder: &std::path::Path, case: &Value, kind: &str, dtype: FloatType
     let label = format!("{kind}/{} in {dtype}", case["name"].as_str().unwrap());
     let limits = limits(case, dtype).unwrap();
     let input = input(case);
-    let options = ForwardOptions { hidden_states: true, dtype: Some(dtype), ..options() };
+    let compared = case["compare"].as_object().unwrap();
+    let attentions = compared.keys().any(|name| name.starts_with("attentions"));
+    let options =
+        ForwardOptions { hidden_states: true, attentions, dtype: Some(dtype), ..options() };
     let output = forward(folder, &input, &options).unwrap_or_else(|error| {
         panic!("{label}: {error}");
     });
@@ -142,8 +111,11 @@ fn check_as(folder: &std::path::Path, case: &Value, kind: &str, dtype: FloatType
         let want = floats(stored.tensor(name).unwrap().data());
         let mut limits = limits;
         if name == "loss" && dtype != FloatType::F32 {
-            let chance = chance(case, &stored, want[0]);
+            let chance = chance(case, &stored, want[0], dtype);
             limits = (limits.0.max(chance), limits.1.max(chance));
+        }
+        if name.starts_with("attentions") && dtype != FloatType::F32 {
+            limits.0 *= FEW_ROWS / NARROW.0;
         }
         close(&format!("{label}: {name}"), &got, &want, limits);
         compared += 1;
@@ -152,13 +124,14 @@ fn check_as(folder: &std::path::Path, case: &Value, kind: &str, dtype: FloatType
 }
 
 /// Three standard errors of the loss: a mean of n surprises, each the difference of two numbers
-/// that err as the logits of the reference's own bf16 run do. One run of it says little: it may
+/// that err as the logits of the reference's own run do. One run of it says little: it may
 /// err by a tenth of this.
-fn chance(case: &Value, stored: &SafeTensors<'_>, loss: f32) -> f64 {
+fn chance(case: &Value, stored: &SafeTensors<'_>, loss: f32, dtype: FloatType) -> f64 {
     let logits = floats(stored.tensor("logits").unwrap().data());
     let squares: f64 = logits.iter().map(|value| f64::from(*value).powi(2)).sum();
     let size = (squares / logits.len() as f64).sqrt();
-    let error = case["error"]["BF16"]["logits"]["rms"].as_f64().unwrap() * size;
+    let error =
+        case["error"][dtype.to_string().to_uppercase()]["logits"]["rms"].as_f64().unwrap() * size;
     let labels = case["inputs"]["labels"]["ids"].as_array().unwrap();
     let labels = labels.iter().flat_map(|row| row.as_array().unwrap().iter().skip(1));
     let counted = labels.filter(|label| label.as_i64() != Some(-100)).count();

@@ -7,7 +7,7 @@ use qwen2vl::{
         checkpoint::TensorFile,
         config::{ConfigError, ModelConfig},
         positions::{self, Grids},
-        rope::{Rope, RopeBlocks, RopeState},
+        rope::{Rope, RopeBlocks, RopePlace, RopeState},
     },
     units::{GridThw, TokenId},
 };
@@ -116,8 +116,8 @@ fn rotary_tables_are_the_references() {
         let config = config_of(&table_config(&document, &case["config"]));
         let config = config.unwrap_or_else(|error| panic!("{name}: {error}"));
         let rope = Rope::new(&config.text);
-        let scaling = case["attention_scaling"].as_f64().unwrap();
-        assert_eq!(rope.attention_scaling(), scaling as f32, "{name}");
+        let scaling: f32 = serde_json::from_value(case["attention_scaling"].clone()).unwrap();
+        assert_eq!(rope.attention_scaling(), scaling, "{name}");
         let positions: Vec<usize> = rows(&case["positions"])
             .concat()
             .iter()
@@ -138,7 +138,7 @@ fn rotary_tables_are_the_references() {
             for (j, frequency) in frequencies.iter().enumerate() {
                 let at = (position * frequencies.len() + j) * 2;
                 let angle = *position as f32 * frequency;
-                let limit = (2.0 * angle + 2.0) * f32::EPSILON * scaling as f32;
+                let limit = (2.0 * angle + 2.0) * f32::EPSILON * scaling;
                 for (found, expected) in [(table[at], &cos), (table[at + 1], &sin)] {
                     let expected = expected[row * frequencies.len() + j];
                     let error = (found - expected).abs();
@@ -169,21 +169,32 @@ fn a_stateful_type_follows_the_length_of_a_pass() {
     let longrope = of_table("longrope-short");
     let states = [512, 513, 900].map(|length| longrope.state(length));
     assert_eq!(states, [RopeState::Base, RopeState::Long, RopeState::Long]);
-    for rope in [dynamic, longrope] {
-        let blocks = RopeBlocks::new(rope.clone(), 600, [3, 520, 520]);
-        assert_eq!(blocks.total_rows(), 1200);
-        assert_eq!((blocks.first_row(512), blocks.first_row(520)), (Some(0), Some(600)));
-        let values = blocks.values();
-        let row = |row: usize| &values[row * 128..(row + 1) * 128];
+    for (rope, rows) in [(dynamic, 1800), (longrope, 1200)] {
+        let mut blocks = RopeBlocks::new(rope.clone(), 600, 2);
+        assert_eq!(blocks.total_rows(), rows);
+        let mut values = blocks.values();
+        assert_eq!(values.len(), rows * 128);
+        let row = |values: &[f32], row: usize| values[row * 128..(row + 1) * 128].to_vec();
         let in_state = |length: usize, position: usize| {
             let table = rope.table(rope.state(length), position + 1);
             table[position * 128..].to_vec()
         };
-        // A decoding row is in the state of the pass that ends with it, a prompt's all in one.
-        assert_eq!(row(511), in_state(512, 511));
-        assert_eq!(row(515), in_state(516, 515));
-        assert_eq!(row(600 + 100), in_state(520, 100));
-        assert_ne!(row(600 + 100), row(100));
+        // A decoding row is in the state of the pass that ends with it.
+        assert_eq!(row(&values, 511), in_state(512, 511));
+        assert_eq!(row(&values, 515), in_state(516, 515));
+        // A short prompt needs no block, a long one has all rows in one state.
+        let short = blocks.place(1, 512).unwrap();
+        assert_eq!(short, RopePlace { first_row: 0, missing: None });
+        let long = blocks.place(1, 520).unwrap();
+        if let Some(missing) = long.missing {
+            assert_eq!(missing.len(), 520 * 128);
+            values[long.first_row * 128..][..missing.len()].copy_from_slice(&missing);
+        }
+        assert_eq!(row(&values, long.first_row + 100), in_state(520, 100));
+        assert_ne!(row(&values, long.first_row + 100), row(&values, 100));
+        // What is written stays for the next prompt of the same state.
+        let again = RopePlace { first_row: long.first_row, missing: None };
+        assert_eq!((blocks.place(1, 520), blocks.place(0, 601)), (Some(again), None));
     }
 }
 

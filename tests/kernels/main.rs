@@ -12,6 +12,7 @@ mod attn_decode;
 mod attn_f32;
 mod attn_mutants;
 mod attn_prefill;
+mod attn_probs;
 mod attn_vision;
 mod check;
 mod embed;

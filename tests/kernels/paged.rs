@@ -4,6 +4,7 @@ use half::bf16;
 use qwen2vl::device::{Buffer, Device, View, ViewMut};
 use qwen2vl::ops::attn_decode::{self, AttnDecode, AttnPartLens, AttnParts};
 use qwen2vl::ops::attn_prefill::{self, AttnPrefill};
+use qwen2vl::ops::attn_probs::{self, AttnProbs};
 use qwen2vl::ops::kv::{KvCache, KvLayout};
 use qwen2vl::ops::{Cost, OpError};
 use qwen2vl::reference::attn::{Attended, Heads};
@@ -183,6 +184,29 @@ impl<T: Number> Step<T> {
             heads: self.shape.heads,
             window: self.window,
         }
+    }
+
+    /// `[T, H, longest + 3]`: what each row gives to each key.
+    pub fn probs(&self, device: &Device, label: &str) -> Result<Vec<f32>, OpError> {
+        let columns = *self.kv_len.iter().max().unwrap() as usize + 3;
+        let items: Vec<[i32; 4]> = (0..)
+            .zip(self.cu_rows.windows(2).zip(&self.kv_len))
+            .flat_map(|(i, (b, keys))| attn_probs::items(i, b[0], b[1] - b[0], *keys))
+            .collect();
+        let work = device.upload(items.as_flattened())?;
+        let mut probs = Guarded::new(device, items.len() * self.shape.heads * columns);
+        AttnProbs {
+            qkv: self.qkv.view().into(),
+            cache: self.cache(),
+            work: work.view(),
+            probs: probs.view_mut(),
+            columns,
+            rows: Tokens(self.rows),
+            heads: self.shape.heads,
+            window: self.window,
+        }
+        .launch(device)?;
+        Ok(probs.read(device, label))
     }
 
     /// What attn_prefill says that the step costs.

@@ -1,6 +1,9 @@
 //! What a forward pass takes, named as the reference names it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     device::DeviceChoice,
@@ -51,6 +54,8 @@ pub struct ForwardInput {
     pub num_items_in_batch: Option<u64>,
     /// Which slots get logits.
     pub logits_to_keep: LogitsToKeep,
+    /// `[B, S, C]` by layer: what layer i reads in place of what the layers before it made.
+    pub hidden_states: BTreeMap<usize, Vec<f32>>,
 }
 
 /// Positions of every slot.

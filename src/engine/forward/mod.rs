@@ -2,6 +2,7 @@
 //! goldens compare. It plans its own memory and needs no tokenizer. docs/forward.md lists all
 //! inputs and outputs.
 
+mod attentions;
 mod cache;
 mod input;
 mod layout;
@@ -15,6 +16,7 @@ pub use input::{
 };
 
 use self::{
+    attentions::Attending,
     cache::Pages,
     layout::{Layout, Sequence},
     media::{Embedded, Media},
@@ -65,6 +67,8 @@ pub struct ForwardOutput {
     pub held: Vec<bool>,
     /// The device that ran it.
     pub device: String,
+    /// What it was computed in.
+    pub dtype: FloatType,
     /// What was odd about the checkpoint and did not stop it.
     pub warnings: Vec<String>,
 }
@@ -114,6 +118,7 @@ pub fn forward(
     output.warnings.extend(loaded.iter().map(ToString::to_string));
     (output.position_ids, output.rope_deltas) = pass.layout.positions();
     output.held.clone_from(&pass.layout.held);
+    output.dtype = dtype;
     pass.bind(&device, &model, dtype)?;
     pass.see(&device, &model, &mut workspace, &mut output)?;
     pass.decode(&device, &model, &mut workspace, &turns, &mut output)?;
@@ -268,9 +273,7 @@ impl<'a> Pass<'a> {
             first += media.merged;
         }
         if let Some(rows) = &self.input.inputs_embeds {
-            let slots = self.layout.packed_slots();
-            let packed = slots.flat_map(|slot| &rows[slot * channels..(slot + 1) * channels]);
-            let packed: Vec<f32> = packed.copied().collect();
+            let packed = self.packed(rows)?;
             let range = first * channels..first * channels + packed.len();
             device.write_floats(workspace.image_rows.view_mut().slice(range)?, &packed)?;
         }
@@ -316,19 +319,34 @@ impl<'a> Pass<'a> {
         workspace.staging.send(device)?;
         let hidden_states = self.options.hidden_states;
         let tensors = &mut output.tensors;
-        model.decoder().forward(device, workspace, &staged, &mut |name, view, columns| {
-            if hidden_states {
-                let rows = device.download_floats(view)?;
-                tensors.push(self.padded(name, &rows, columns));
+        let mut queries = Vec::new();
+        let decoder = model.decoder();
+        decoder.embed(device, workspace, &staged)?;
+        for layer in 0..self.config.text.num_hidden_layers {
+            if let Some(rows) = self.input.hidden_states.get(&layer) {
+                decoder.set_rows(device, workspace, &staged, &self.packed(rows)?)?;
             }
-            Ok(())
-        })?;
+            decoder.layer(device, workspace, &staged, layer, &mut |name, view, columns| {
+                if name.starts_with("queries") {
+                    if self.options.attentions {
+                        queries.push(device.download_floats(view)?);
+                    }
+                } else if hidden_states {
+                    let rows = device.download_floats(view)?;
+                    tensors.push(self.padded(name, &rows, columns));
+                }
+                Ok(())
+            })?;
+        }
+        if self.options.attentions {
+            let step = Attending { device, workspace, batch: &batch, step: &staged };
+            tensors.extend(self.attentions(&step, &queries)?);
+        }
         let (mut normed, mut logits) = (Vec::new(), Vec::new());
         for rows in wanted.chunks(self.limits().logit_rows) {
             workspace.staging.begin()?;
             let part = workspace.staging.push(rows)?;
             workspace.staging.send(device)?;
-            let decoder = model.decoder();
             decoder.logits(device, workspace, staged.rows, part, &mut |_, view, _| {
                 if hidden_states {
                     normed.extend(device.download_floats(view)?);
@@ -411,6 +429,17 @@ impl<'a> Pass<'a> {
         }
         let shape = vec![self.layout.batch, self.layout.kept.len(), columns];
         FloatTensor { name: "logits".to_owned(), shape, values }
+    }
+
+    /// The rows of `[B, S, C]` that hold tokens, packed.
+    fn packed(&self, rows: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let (columns, slots) = (self.widths.token, self.layout.batch * self.layout.length);
+        if rows.len() != slots * columns {
+            let got = format!("{} values", rows.len());
+            return Err(invalid("hidden_states", &got, "[B, S, hidden_size]"));
+        }
+        let slots = self.layout.packed_slots();
+        Ok(slots.flat_map(|slot| &rows[slot * columns..(slot + 1) * columns]).copied().collect())
     }
 
     /// Packed rows to `[B, S, columns]`.
