@@ -101,6 +101,10 @@ fn take(input: &mut ForwardInput, tensor: &Tensor<'_>) -> Result<bool, CliError>
         }
         "image_grid_thw" => input.image_grid_thw = Some(tensor.grids()?),
         "video_grid_thw" => input.video_grid_thw = Some(tensor.grids()?),
+        "second_per_grid_ts" => {
+            let _: [usize; 1] = tensor.shape()?;
+            input.second_per_grid_ts = Some(tensor.floats()?);
+        }
         "labels" => {
             let _: [usize; 2] = tensor.shape()?;
             input.labels = Some(tensor.integers()?);

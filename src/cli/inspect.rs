@@ -69,7 +69,7 @@ impl Report {
         let [time, height, width] = text.mrope_section;
         let head = if text.tie_word_embeddings { "tied" } else { "of its own" };
         let mut lines = vec![
-            format!("model       Qwen2-VL in {}", self.folder),
+            format!("model       {} in {}", self.config.family, self.folder),
             format!(
                 "text        {} layers, {} channels, {} query and {} key/value heads of {}",
                 text.num_hidden_layers,
@@ -186,7 +186,7 @@ impl Report {
         });
         json!({
             "schema": "qwen2vl.inspect/1",
-            "model_type": "qwen2_vl",
+            "model_type": self.config.family.model_type(),
             "folder": self.folder,
             "text": {
                 "vocab_size": text.vocab_size,

@@ -11,6 +11,7 @@ use super::error::exit;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
 use crate::engine::MediaUse;
+use crate::model::config::Family;
 use crate::prompt::{
     Batch, MediaInput, Padding, PaddingSide, Part, Processed, Processor, raw_prompts,
 };
@@ -176,6 +177,14 @@ fn tensors(processor: &Processor, rows: &[Processed], batch: &Batch) -> Vec<Tens
         let shape = vec![patches, count.checked_div(patches).unwrap_or(0)];
         tensors.push(Tensor { name: names[0], dtype: Dtype::F32, shape, data: pixels });
         tensors.push(grids);
+    }
+    let frames = rows.iter().flat_map(Processed::videos).filter_map(|video| video.frames.as_ref());
+    let seconds: Vec<f64> = frames.map(|frames| frames.seconds_per_group).collect();
+    if processor.family() == Family::Qwen25Vl && !seconds.is_empty() {
+        #[expect(clippy::cast_possible_truncation, reason = "the type of the tensor")]
+        let data = seconds.iter().flat_map(|seconds| (*seconds as f32).to_le_bytes()).collect();
+        let (name, shape) = ("second_per_grid_ts", vec![seconds.len()]);
+        tensors.push(Tensor { name, dtype: Dtype::F32, shape, data });
     }
     tensors
 }

@@ -377,6 +377,16 @@ impl Engine {
         Ok(())
     }
 
+    /// In Qwen2.5-VL a slow video may take more positions than tokens, and the rotary table ends.
+    fn check_positions(&self, span: usize, max_new: Tokens) -> Result<(), EngineError> {
+        let limit = self.shared.plan.max_model_len().0;
+        if span.saturating_add(max_new.0) <= limit || self.shared.config.vision.windowed.is_none() {
+            return Ok(());
+        }
+        let (got, allowed) = (format!("positions up to {span}"), "positions that fit the context");
+        Err(EngineError::InvalidRequest { field: "fps", got, allowed })
+    }
+
     fn submission(
         &self,
         processed: Processed,
@@ -385,6 +395,7 @@ impl Engine {
     ) -> Result<Submission, EngineError> {
         let shared = &self.shared;
         let placed = prompt_positions(&shared.config, &processed)?;
+        self.check_positions(placed.span(), max_new)?;
         let ids = processed.input_ids.clone();
         let visual = visual::rows(shared.config.tokens, &ids);
         let items = visual::inputs(&shared.processor, processed);

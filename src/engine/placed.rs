@@ -23,6 +23,9 @@ pub fn prompt_positions(
     let grid = |medium: &MediaInput| medium.grid;
     let images: Vec<GridThw> = processed.images().map(grid).collect();
     let videos: Vec<GridThw> = processed.videos().map(grid).collect();
-    let grids = Grids { images: &images, videos: &videos };
+    let frames =
+        |medium: &MediaInput| medium.frames.as_ref().map(|frames| frames.seconds_per_group);
+    let seconds: Vec<f64> = processed.videos().filter_map(frames).collect();
+    let grids = Grids { images: &images, videos: &videos, seconds: Some(&seconds) };
     Ok(positions::sequence(config, &processed.input_ids, grids).map_err(ModelError::from)?)
 }

@@ -15,6 +15,8 @@ pub struct VideoPreprocessor {
     sampling: FrameSampling,
     /// Whether a video is sampled if nobody asks for it.
     sampled: bool,
+    /// The rate that the call asks for, whatever is configured.
+    asked_fps: Option<f64>,
 }
 
 /// The class defaults of the reference: more pixels a frame than a picture's least, fewer than its
@@ -23,7 +25,7 @@ impl Default for VideoPreprocessor {
     fn default() -> Self {
         let budget = PixelBudget { min: 128 * 28 * 28, max: 768 * 28 * 28 };
         let frame = Preprocessor::default().over_budget(budget);
-        Self { frame, sampling: FrameSampling::default(), sampled: false }
+        Self { frame, sampling: FrameSampling::default(), sampled: false, asked_fps: None }
     }
 }
 
@@ -50,7 +52,7 @@ impl VideoPreprocessor {
         };
         let sampled =
             keys.present("do_sample_frames").is_some_and(|value| *value == Value::Bool(true));
-        Ok(Self { frame, sampling, sampled })
+        Ok(Self { frame, sampling, sampled, asked_fps: None })
     }
 
     /// The same with other limits on each resized frame.
@@ -67,7 +69,8 @@ impl VideoPreprocessor {
     /// Those of [`FrameSampling::check`].
     pub fn with_sampling(self, wishes: FrameWishes) -> Result<Self, MediaError> {
         let sampled = self.sampled || wishes.fps.is_some() || wishes.num_frames.is_some();
-        Ok(Self { sampling: wishes.over(self.sampling).check()?, sampled, ..self })
+        let asked_fps = wishes.fps.or(self.asked_fps);
+        Ok(Self { sampling: wishes.over(self.sampling).check()?, sampled, asked_fps, ..self })
     }
 
     /// The same with another treatment of each frame.
@@ -88,6 +91,12 @@ impl VideoPreprocessor {
             return self.sampling;
         }
         FrameSampling { fps: None, num_frames: None, ..self.sampling }
+    }
+
+    /// Seconds from one group of frames to the next for a part that asks for `fps`: the reference
+    /// takes the rate that was asked for, or 2, and not the frames that were found.
+    pub fn seconds_per_group(&self, fps: Option<f64>) -> f64 {
+        self.frame.temporal_patch_size() as f64 / fps.or(self.asked_fps).unwrap_or(2.0)
     }
 
     /// Resizes the frames at `indices`, one at a time.

@@ -15,6 +15,7 @@ pub mod positions;
 pub mod rope;
 pub mod vision;
 pub mod weights;
+pub mod windows;
 pub mod workspace;
 
 pub use passes::{Model, ModelOptions};

@@ -43,8 +43,7 @@ pub fn published(stored: &str) -> Option<String> {
     Some(stored.to_owned())
 }
 
-/// All tensors of a model in the order of the published files, made one by one: a configuration
-/// may claim any number of layers.
+/// All tensors of a model, made one by one: a configuration may claim any number of layers.
 pub fn expected(config: &ModelConfig) -> impl Iterator<Item = Expected> {
     let (vision, text) = (&config.vision, &config.text);
     let head = (!text.tie_word_embeddings)
@@ -91,28 +90,46 @@ fn vision_head(vision: &VisionConfig) -> [Expected; 1] {
     [one(PATCH_EMBED.to_owned(), &shape)]
 }
 
-/// The twelve tensors of one vision block.
+/// The twelve tensors of one vision block: two norms, an attention, a feed-forward layer. In the
+/// windowed tower norms have no bias, and the feed-forward layer a gate.
 pub(super) fn vision_block_tensors(vision: &VisionConfig, block: usize) -> [Expected; 12] {
     let (channels, width) = (vision.embed_dim, vision.mlp_width);
     let qkv = channels.saturating_mul(3);
-    let shapes: [(&str, &[usize]); 12] = [
-        ("norm1.weight", &[channels]),
-        ("norm1.bias", &[channels]),
-        ("norm2.weight", &[channels]),
-        ("norm2.bias", &[channels]),
+    let attention: [(&str, &[usize]); 4] = [
         ("attn.qkv.weight", &[qkv, channels]),
         ("attn.qkv.bias", &[qkv]),
         ("attn.proj.weight", &[channels, channels]),
         ("attn.proj.bias", &[channels]),
-        ("mlp.fc1.weight", &[width, channels]),
-        ("mlp.fc1.bias", &[width]),
-        ("mlp.fc2.weight", &[channels, width]),
-        ("mlp.fc2.bias", &[channels]),
     ];
+    let others: [(&str, &[usize]); 8] = match vision.windowed {
+        None => [
+            ("norm1.weight", &[channels]),
+            ("norm1.bias", &[channels]),
+            ("norm2.weight", &[channels]),
+            ("norm2.bias", &[channels]),
+            ("mlp.fc1.weight", &[width, channels]),
+            ("mlp.fc1.bias", &[width]),
+            ("mlp.fc2.weight", &[channels, width]),
+            ("mlp.fc2.bias", &[channels]),
+        ],
+        Some(_) => [
+            ("norm1.weight", &[channels]),
+            ("norm2.weight", &[channels]),
+            ("mlp.gate_proj.weight", &[width, channels]),
+            ("mlp.gate_proj.bias", &[width]),
+            ("mlp.up_proj.weight", &[width, channels]),
+            ("mlp.up_proj.bias", &[width]),
+            ("mlp.down_proj.weight", &[channels, width]),
+            ("mlp.down_proj.bias", &[channels]),
+        ],
+    };
+    let [a, b, c, d] = attention;
+    let [e, f, g, h, i, j, k, l] = others;
+    let shapes = [a, b, c, d, e, f, g, h, i, j, k, l];
     shapes.map(|(tensor, shape)| one(vision_block(block, tensor), shape))
 }
 
-fn merger_tensors(vision: &VisionConfig) -> [Expected; 6] {
+fn merger_tensors(vision: &VisionConfig) -> Vec<Expected> {
     let (channels, merged) = (vision.embed_dim, vision.merged_width);
     let shapes: [(&str, &[usize]); 6] = [
         ("ln_q.weight", &[channels]),
@@ -122,7 +139,9 @@ fn merger_tensors(vision: &VisionConfig) -> [Expected; 6] {
         ("mlp.2.weight", &[vision.hidden_size, merged]),
         ("mlp.2.bias", &[vision.hidden_size]),
     ];
-    shapes.map(|(tensor, shape)| one(merger(tensor), shape))
+    let shapes = shapes.into_iter();
+    let kept = shapes.filter(|(tensor, _)| vision.windowed.is_none() || *tensor != "ln_q.bias");
+    kept.map(|(tensor, shape)| one(merger(tensor), shape)).collect()
 }
 
 /// The twelve tensors of one decoder layer.

@@ -1,11 +1,13 @@
 //! Positions of tokens in time, height and width (M-RoPE; docs/spec.md, section 7.1), and rows and
 //! columns of patches.
 //!
+//! In Qwen2.5-VL a frame's time is that of the video, docs/spec.md, section 16.3.
+//!
 //! Text counts on, equally on all three axes. A picture's tokens get the start position plus their
 //! frame, row and column; the text behind it goes on one past the largest of them. Padding is no
 //! concern here but in [`padded`]: sequences hold their real tokens alone.
 
-use super::config::ModelConfig;
+use super::config::{ModelConfig, TimeRule, WindowedConfig};
 use crate::units::{GridThw, PatchRows, TokenId};
 
 /// What placeholders stand for.
@@ -72,6 +74,12 @@ pub enum PositionError {
         /// Patches along each side of a merged patch.
         merge: usize,
     },
+    /// A video of Qwen2.5-VL whose seconds are missing or no number of seconds.
+    #[error("second_per_grid_ts has no usable number for a video of sequence {sequence}")]
+    Seconds {
+        /// Number of the sequence in its batch.
+        sequence: usize,
+    },
     /// Positions that pass 31 bits.
     #[error("{len} tokens are too many for positions of 31 bits")]
     TooLong {
@@ -87,6 +95,8 @@ pub struct Grids<'a> {
     pub images: &'a [GridThw],
     /// Videos.
     pub videos: &'a [GridThw],
+    /// Seconds from one group of frames of each video to the next, for Qwen2.5-VL; none is 1.
+    pub seconds: Option<&'a [f64]>,
 }
 
 /// Positions of one sequence without padding.
@@ -135,10 +145,14 @@ impl Positions {
         self.next += count;
     }
 
-    /// Places merged patches in row-major order; sides are in merged patches.
-    fn push_visual(&mut self, [t, h, w]: [i32; 3]) {
+    /// Places merged patches in row-major order, `times` being those of their frames; sides are in
+    /// merged patches.
+    fn push_visual(&mut self, times: &[i32], [h, w]: [i32; 2]) -> Result<(), PositionError> {
         let base = self.next;
-        for frame in base..base + t {
+        let last = times.last().map_or(0, |time| time.saturating_add(1));
+        let next = base.checked_add(last.max(h).max(w));
+        self.next = next.ok_or(PositionError::TooLong { len: self.len() })?;
+        for frame in times.iter().map(|time| base + time) {
             for row in base..base + h {
                 for column in base..base + w {
                     for (axis, position) in self.axes.iter_mut().zip([frame, row, column]) {
@@ -147,7 +161,7 @@ impl Positions {
                 }
             }
         }
-        self.next = base + t.max(h).max(w);
+        Ok(())
     }
 }
 
@@ -320,12 +334,46 @@ fn place(
             return Err(PositionError::PastEnd { sequence, grid: *grid, len: ids.len() });
         }
         positions.push_text(narrow(before)?);
-        let sides = [grid.t, grid.h / merge, grid.w / merge];
-        positions.push_visual([narrow(sides[0])?, narrow(sides[1])?, narrow(sides[2])?]);
+        let times = match &config.vision.windowed {
+            None => (0..narrow(grid.t)?).collect(),
+            Some(_) if kind == Visual::Image => vec![0; grid.t],
+            Some(windowed) => {
+                let seconds = take_seconds(&mut grids.seconds);
+                times(windowed, grid.t, seconds).ok_or(PositionError::Seconds { sequence })?
+            }
+        };
+        let sides = [narrow(grid.h / merge)?, narrow(grid.w / merge)?];
+        positions.push_visual(&times, sides)?;
     }
     let rest = ids.len() - positions.len();
     positions.push_text(narrow(rest)?);
     Ok(positions)
+}
+
+/// The seconds of the next video.
+fn take_seconds(seconds: &mut Option<&[f64]>) -> Option<f64> {
+    let Some(list) = seconds else { return Some(1.0) };
+    let (first, rest) = list.split_first()?;
+    *list = rest;
+    Some(*first)
+}
+
+/// Times of the frames of a video, in positions from its start; `None` where `seconds` is missing
+/// or gives none.
+fn times(windowed: &WindowedConfig, frames: usize, seconds: Option<f64>) -> Option<Vec<i32>> {
+    let seconds = seconds.filter(|seconds| seconds.is_finite() && *seconds >= 0.0)?;
+    let seconds = match windowed.time {
+        TimeRule::Reference => seconds.trunc(),
+        TimeRule::Exact => seconds,
+    };
+    let rate = windowed.tokens_per_second;
+    let time = |frame: usize| {
+        #[expect(clippy::cast_precision_loss, reason = "frames are far below 2^53")]
+        let time = (frame as f64 * seconds * rate).trunc();
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^31")]
+        (time < f64::from(i32::MAX)).then_some(time as i32)
+    };
+    (0..frames).map(time).collect()
 }
 
 /// A count of tokens as a position; no position of a sequence passes its length.

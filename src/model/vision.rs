@@ -5,27 +5,35 @@
 //! each block:  x += proj(attention(rope(qkv(norm1(x)))));  x += fc2(quick_gelu(fc1(norm2(x))))
 //! merger:      norm(x) viewed as [R / 4, 4E] -> gelu(fc1) -> fc2 -> image rows [R / 4, C]
 //! ```
+//!
+//! The tower of Qwen2.5-VL (section 16.2) has RMS norms and a gate, x += down(silu(gate) * up). Its
+//! rows go window by window through the blocks, most of whose attention stays inside a window; behind
+//! the merger they are put back.
 
 use super::{
     ModelError,
-    config::ModelConfig,
+    config::{ModelConfig, WindowedConfig},
     positions, rope,
     weights::{VisionBlock, VisionWeights},
-    workspace::{Part, Widths, Workspace},
+    windows::WindowOrder,
+    workspace::{Part, Staging, Widths, Workspace},
 };
 use crate::{
     device::{Buffer, Device, FloatView, FloatViewMut, Floats},
     ops::{
         attn_vision::{self, AttnVision},
+        embed::RowGather,
         gemm::{Gemm, Output},
         layer_norm::LayerNorm,
         patch_embed::{Normalisation, Patchify},
+        rms_norm::RmsNorm,
         rope_vision::RopeVision,
+        silu_mul::SiluMul,
     },
-    units::{GridThw, PatchRows},
+    units::{GridThw, PatchRows, Tokens},
 };
 
-/// Epsilon of every LayerNorm of the tower: a constant of the reference.
+/// Epsilon of every norm of the tower: a constant of the reference.
 const NORM_EPS: f32 = 1e-6;
 /// Longest side of a picture in patches: 65,536 patches at the reference's largest ratio of sides,
 /// 200, are 3,620 on the long one.
@@ -85,8 +93,25 @@ pub struct Vision {
 struct Run {
     rows: usize,
     positions: Part<i32>,
+    frames: Segments,
+    windows: Option<Windows>,
+}
+
+/// Rows that attend to one another.
+#[derive(Clone, Copy)]
+struct Segments {
+    /// First row of each, then R.
     cu_rows: Part<i32>,
     work: Part<i32>,
+}
+
+/// Windows of a run, and the order that makes neighbours of their rows.
+struct Windows {
+    segments: Segments,
+    /// The merged row at each place.
+    rows: Part<i32>,
+    /// The place of each merged row.
+    places: Part<i32>,
 }
 
 impl Vision {
@@ -131,38 +156,73 @@ impl Vision {
         let run = self.stage(device, workspace, items)?;
         self.patch_rows(device, workspace, items)?;
         let (e, rows) = (self.widths.patch, run.rows);
+        self.embed(device, workspace, &run, observe)?;
+        for (index, block) in self.weights.blocks.iter().enumerate() {
+            self.attention(device, workspace, block, &run, self.segments(&run, index))?;
+            self.feed_forward(device, workspace, block, rows)?;
+            observe(&format!("block_{index}"), workspace.x.view().slice(0..rows * e)?, e)?;
+        }
+        self.merge(device, workspace, &run, first, observe)
+    }
+
+    /// Patch rows in `wide` to the rows of the first block in `x`.
+    fn embed(
+        &self,
+        device: &Device,
+        workspace: &mut Workspace,
+        run: &Run,
+        observe: &mut Observer<'_>,
+    ) -> Result<(), ModelError> {
+        let (e, rows) = (self.widths.patch, run.rows);
+        let Workspace { x, y, wide, staging, row_status, .. } = workspace;
+        // Where rows change their order, they come into `x` by way of `y`.
+        let into = if run.windows.is_some() { &mut *y } else { &mut *x };
         Gemm {
-            x: workspace.wide.view().slice(0..rows * self.widths.pixels)?,
+            x: wide.view().slice(0..rows * self.widths.pixels)?,
             weight: self.weights.patch_embed.view(),
             bias: None,
-            y: Output::Store(workspace.x.view_mut().slice(0..rows * e)?),
+            y: Output::Store(into.view_mut().slice(0..rows * e)?),
             rows,
             outputs: e,
             inputs: self.widths.pixels,
         }
         .launch(device)?;
-        observe("patch_embed", workspace.x.view().slice(0..rows * e)?, e)?;
-        for (index, block) in self.weights.blocks.iter().enumerate() {
-            self.attention(device, workspace, block, &run)?;
-            self.feed_forward(device, workspace, block, rows)?;
-            observe(&format!("block_{index}"), workspace.x.view().slice(0..rows * e)?, e)?;
-        }
-        self.merge(device, workspace, rows, first)?;
-        let c = self.widths.token;
+        observe("patch_embed", into.view().slice(0..rows * e)?, e)?;
+        let Some(windows) = &run.windows else { return Ok(()) };
         let merged = self.merged(rows);
-        let image_rows = workspace.image_rows.view().slice(first * c..(first + merged) * c)?;
-        observe("merger", image_rows, c)
+        RowGather {
+            x: y.view().slice(0..rows * e)?,
+            index: staging.view(windows.rows)?,
+            y: x.view_mut().slice(0..rows * e)?,
+            status: row_status.view_mut().slice(0..merged)?,
+            rows: merged,
+            channels: self.widths.merged,
+        }
+        .launch(device)?;
+        Ok(())
     }
 
-    /// Positions, frame starts and the work list of a run, on the device.
+    /// What the rows of a block attend to.
+    fn segments(&self, run: &Run, block: usize) -> Segments {
+        let full = |windowed: &WindowedConfig| windowed.full_blocks.contains(&block);
+        match &run.windows {
+            Some(windows) if !self.config.vision.windowed.as_ref().is_some_and(full) => {
+                windows.segments
+            }
+            _ => run.frames,
+        }
+    }
+
+    /// Positions, starts and work lists of a run, on the device.
     fn stage(
         &self,
         device: &Device,
         workspace: &mut Workspace,
         items: &[VisionItem<'_>],
     ) -> Result<Run, ModelError> {
+        let vision = &self.config.vision;
         let grids: Vec<GridThw> = items.iter().map(|item| item.grid).collect();
-        let positions = positions::patches(&self.config, &grids)?;
+        let mut positions = positions::patches(&self.config, &grids)?;
         let mut cu_rows = vec![0];
         for grid in &grids {
             let long = grid.h.max(grid.w) > LARGEST_SIDE;
@@ -172,15 +232,29 @@ impl Vision {
                 cu_rows.push(cu_rows.last().copied().unwrap_or(0) + frame);
             }
         }
+        let order = vision
+            .windowed
+            .as_ref()
+            .map(|windowed| WindowOrder::new(&grids, vision.spatial_merge_size, windowed.window));
+        let order = order.transpose()?;
+        if let Some(order) = &order {
+            positions = order.apply(&positions, self.widths.merge);
+        }
         let rows = positions.len();
-        let work = attn_vision::work_list(&cu_rows);
         let staging = &mut workspace.staging;
         staging.begin()?;
-        let (positions, cu_rows) =
-            (staging.push(positions.as_flattened())?, staging.push(&cu_rows)?);
-        let work = staging.push(&work)?;
+        let positions = staging.push(positions.as_flattened())?;
+        let frames = push_segments(staging, &cu_rows)?;
+        let windows = match &order {
+            None => None,
+            Some(order) => Some(Windows {
+                segments: push_segments(staging, &order.patch_starts(self.widths.merge)?)?,
+                rows: staging.push(&order.rows)?,
+                places: staging.push(&order.places)?,
+            }),
+        };
         staging.send(device)?;
-        Ok(Run { rows, positions, cu_rows, work })
+        Ok(Run { rows, positions, frames, windows })
     }
 
     /// Pixels to patch rows in `wide`.
@@ -249,11 +323,13 @@ impl Vision {
         workspace: &mut Workspace,
         block: &VisionBlock<Floats>,
         run: &Run,
+        segments: Segments,
     ) -> Result<(), ModelError> {
         let (e, rows) = (self.widths.patch, run.rows);
         let Workspace { x, y, wide, staging, .. } = workspace;
         let (heads, head_dim) = (self.config.vision.num_heads, self.config.vision.head_dim);
-        norm(device, x, &block.norm1_weight, &block.norm1_bias, y.view_mut().slice(0..rows * e)?)?;
+        let normed = y.view_mut().slice(0..rows * e)?;
+        norm(device, x, &block.norm1_weight, block.norm1_bias.as_ref(), normed)?;
         Gemm {
             x: y.view().slice(0..rows * e)?,
             weight: block.qkv_weight.view(),
@@ -275,8 +351,8 @@ impl Vision {
         .launch(device)?;
         AttnVision {
             qkv: wide.view().slice(0..rows * 3 * e)?,
-            cu_rows: staging.view(run.cu_rows)?,
-            work: staging.view(run.work)?,
+            cu_rows: staging.view(segments.cu_rows)?,
+            work: staging.view(segments.work)?,
             o: y.view_mut().slice(0..rows * e)?,
             rows: PatchRows(rows),
             heads,
@@ -296,7 +372,7 @@ impl Vision {
         Ok(())
     }
 
-    /// x += fc2(quick_gelu(fc1(norm2(x)))).
+    /// x += fc2(quick_gelu(fc1(norm2(x)))), or x += down(silu(gate) * up).
     fn feed_forward(
         &self,
         device: &Device,
@@ -304,23 +380,36 @@ impl Vision {
         block: &VisionBlock<Floats>,
         rows: usize,
     ) -> Result<(), ModelError> {
-        let (e, f) = (self.widths.patch, self.widths.vision_mlp);
-        let Workspace { x, y, wide, .. } = workspace;
-        norm(device, x, &block.norm2_weight, &block.norm2_bias, y.view_mut().slice(0..rows * e)?)?;
+        let (e, f, up) = (self.widths.patch, self.widths.vision_mlp, self.widths.vision_up);
+        let Workspace { x, y, wide, act, .. } = workspace;
+        let normed = y.view_mut().slice(0..rows * e)?;
+        norm(device, x, &block.norm2_weight, block.norm2_bias.as_ref(), normed)?;
+        let raised = wide.view_mut().slice(0..rows * up)?;
+        let gated = self.widths.windowed;
         Gemm {
             x: y.view().slice(0..rows * e)?,
-            weight: block.fc1_weight.view(),
-            bias: Some(block.fc1_bias.view()),
-            y: Output::QuickGelu(wide.view_mut().slice(0..rows * f)?),
+            weight: block.up_weight.view(),
+            bias: Some(block.up_bias.view()),
+            y: if gated { Output::Store(raised) } else { Output::QuickGelu(raised) },
             rows,
-            outputs: f,
+            outputs: up,
             inputs: e,
         }
         .launch(device)?;
+        if gated {
+            SiluMul {
+                gate_up: wide.view().slice(0..rows * up)?,
+                y: act.view_mut().slice(0..rows * f)?,
+                rows: Tokens(rows),
+                width: f,
+            }
+            .launch(device)?;
+        }
+        let lowered = if gated { act } else { wide };
         Gemm {
-            x: wide.view().slice(0..rows * f)?,
-            weight: block.fc2_weight.view(),
-            bias: Some(block.fc2_bias.view()),
+            x: lowered.view().slice(0..rows * f)?,
+            weight: block.down_weight.view(),
+            bias: Some(block.down_bias.view()),
             y: Output::Residual(x.view_mut().slice(0..rows * e)?),
             rows,
             outputs: e,
@@ -335,24 +424,22 @@ impl Vision {
         rows / (self.config.vision.spatial_merge_size * self.config.vision.spatial_merge_size)
     }
 
+    /// Rows of the last block to image rows from `first` on. Looks see the merger's rows as it makes
+    /// them.
     fn merge(
         &self,
         device: &Device,
         workspace: &mut Workspace,
-        rows: usize,
+        run: &Run,
         first: usize,
+        observe: &mut Observer<'_>,
     ) -> Result<(), ModelError> {
-        let (e, m, c) = (self.widths.patch, self.widths.merged, self.widths.token);
+        let (e, m, c, rows) = (self.widths.patch, self.widths.merged, self.widths.token, run.rows);
         let merged = self.merged(rows);
         let weights = &self.weights.merger;
-        let Workspace { x, y, wide, image_rows, .. } = workspace;
-        norm(
-            device,
-            x,
-            &weights.norm_weight,
-            &weights.norm_bias,
-            y.view_mut().slice(0..rows * e)?,
-        )?;
+        let Workspace { x, y, wide, image_rows, staging, row_status, .. } = workspace;
+        let normed = y.view_mut().slice(0..rows * e)?;
+        norm(device, x, &weights.norm_weight, weights.norm_bias.as_ref(), normed)?;
         Gemm {
             x: y.view().slice(0..merged * m)?,
             weight: weights.fc1_weight.view(),
@@ -363,32 +450,61 @@ impl Vision {
             inputs: m,
         }
         .launch(device)?;
+        let place = first * c..(first + merged) * c;
+        let into = match run.windows {
+            None => image_rows.view_mut().slice(place.clone())?,
+            Some(_) => y.view_mut().slice(0..merged * c)?,
+        };
         Gemm {
             x: wide.view().slice(0..merged * m)?,
             weight: weights.fc2_weight.view(),
             bias: Some(weights.fc2_bias.view()),
-            y: Output::Store(image_rows.view_mut().slice(first * c..(first + merged) * c)?),
+            y: Output::Store(into),
             rows: merged,
             outputs: c,
             inputs: m,
+        }
+        .launch(device)?;
+        let Some(windows) = &run.windows else {
+            return observe("merger", image_rows.view().slice(place)?, c);
+        };
+        observe("merger", y.view().slice(0..merged * c)?, c)?;
+        RowGather {
+            x: y.view().slice(0..merged * c)?,
+            index: staging.view(windows.places)?,
+            y: image_rows.view_mut().slice(place)?,
+            status: row_status.view_mut().slice(0..merged)?,
+            rows: merged,
+            channels: c,
         }
         .launch(device)?;
         Ok(())
     }
 }
 
-/// y = LayerNorm(x), as many rows as `y` has.
+/// Starts and work list of rows that attend to one another.
+fn push_segments(staging: &mut Staging, cu_rows: &[i32]) -> Result<Segments, ModelError> {
+    let work = staging.push(&attn_vision::work_list(cu_rows))?;
+    Ok(Segments { cu_rows: staging.push(cu_rows)?, work })
+}
+
+/// y = LayerNorm(x), or RMSNorm(x) without a bias; as many rows as `y` has.
 fn norm(
     device: &Device,
     x: &Floats,
     weight: &Floats,
-    bias: &Floats,
+    bias: Option<&Floats>,
     y: FloatViewMut<'_>,
 ) -> Result<(), ModelError> {
     let channels = weight.len();
-    let (len, rows) = (y.len(), PatchRows(y.len() / channels));
-    let x = x.view().slice(0..len)?;
-    let (weight, bias) = (weight.view(), bias.view());
-    LayerNorm { x, weight, bias, y, rows, channels, eps: NORM_EPS }.launch(device)?;
+    let (len, rows) = (y.len(), y.len() / channels);
+    let (x, weight, eps) = (x.view().slice(0..len)?, weight.view(), NORM_EPS);
+    match bias.map(Floats::view) {
+        Some(bias) => {
+            let rows = PatchRows(rows);
+            LayerNorm { x, weight, bias, y, rows, channels, eps }.launch(device)?;
+        }
+        None => RmsNorm { x, weight, y, rows: Tokens(rows), channels, eps }.launch(device)?,
+    }
     Ok(())
 }

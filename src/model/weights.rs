@@ -36,8 +36,8 @@ pub const MAX_PROBLEMS: usize = 100;
 pub struct VisionBlock<W> {
     /// `[E]`.
     pub norm1_weight: W,
-    /// `[E]`.
-    pub norm1_bias: W,
+    /// `[E]`; none of an RMS norm.
+    pub norm1_bias: Option<W>,
     /// `[3E, E]`: rows of queries, keys, values.
     pub qkv_weight: W,
     /// `[3E]`.
@@ -48,16 +48,16 @@ pub struct VisionBlock<W> {
     pub proj_bias: W,
     /// `[E]`.
     pub norm2_weight: W,
-    /// `[E]`.
-    pub norm2_bias: W,
-    /// `[F, E]`.
-    pub fc1_weight: W,
-    /// `[F]`.
-    pub fc1_bias: W,
+    /// `[E]`; none of an RMS norm.
+    pub norm2_bias: Option<W>,
+    /// `[F, E]`; `[2F, E]` in the windowed tower, all gate rows, then all up rows.
+    pub up_weight: W,
+    /// `[F]` or `[2F]`.
+    pub up_bias: W,
     /// `[E, F]`.
-    pub fc2_weight: W,
+    pub down_weight: W,
     /// `[E]`.
-    pub fc2_bias: W,
+    pub down_bias: W,
 }
 
 /// Weights of the merger; M = E * merge^2 channels of a merged row, C channels of a token row.
@@ -65,8 +65,8 @@ pub struct VisionBlock<W> {
 pub struct Merger<W> {
     /// `[E]`.
     pub norm_weight: W,
-    /// `[E]`.
-    pub norm_bias: W,
+    /// `[E]`; none of an RMS norm.
+    pub norm_bias: Option<W>,
     /// `[M, M]`.
     pub fc1_weight: W,
     /// `[M]`.
@@ -370,9 +370,12 @@ where
         Ok(VisionWeights {
             patch_embed: self.tensor(names::PATCH_EMBED)?,
             blocks: (0..config.vision.depth)
-                .map(|block| self.vision_block(block))
+                .map(|block| match config.vision.windowed {
+                    None => self.vision_block(block),
+                    Some(_) => self.windowed_block(block),
+                })
                 .collect::<Result<_, E>>()?,
-            merger: self.merger()?,
+            merger: self.merger(config.vision.windowed.is_none())?,
         })
     }
 
@@ -380,25 +383,46 @@ where
         let mut tensor = |name| self.tensor(&names::vision_block(block, name));
         Ok(VisionBlock {
             norm1_weight: tensor("norm1.weight")?,
-            norm1_bias: tensor("norm1.bias")?,
+            norm1_bias: Some(tensor("norm1.bias")?),
             qkv_weight: tensor("attn.qkv.weight")?,
             qkv_bias: tensor("attn.qkv.bias")?,
             proj_weight: tensor("attn.proj.weight")?,
             proj_bias: tensor("attn.proj.bias")?,
             norm2_weight: tensor("norm2.weight")?,
-            norm2_bias: tensor("norm2.bias")?,
-            fc1_weight: tensor("mlp.fc1.weight")?,
-            fc1_bias: tensor("mlp.fc1.bias")?,
-            fc2_weight: tensor("mlp.fc2.weight")?,
-            fc2_bias: tensor("mlp.fc2.bias")?,
+            norm2_bias: Some(tensor("norm2.bias")?),
+            up_weight: tensor("mlp.fc1.weight")?,
+            up_bias: tensor("mlp.fc1.bias")?,
+            down_weight: tensor("mlp.fc2.weight")?,
+            down_bias: tensor("mlp.fc2.bias")?,
         })
     }
 
-    fn merger(&mut self) -> Result<Merger<W>, E> {
+    fn windowed_block(&mut self, block: usize) -> Result<VisionBlock<W>, E> {
+        let mut stacked = |tensors: &[&str]| {
+            let tensors = tensors.iter().map(|tensor| names::vision_block(block, tensor));
+            self.stacked(&tensors.collect::<Vec<_>>())
+        };
+        Ok(VisionBlock {
+            norm1_weight: stacked(&["norm1.weight"])?,
+            norm1_bias: None,
+            qkv_weight: stacked(&["attn.qkv.weight"])?,
+            qkv_bias: stacked(&["attn.qkv.bias"])?,
+            proj_weight: stacked(&["attn.proj.weight"])?,
+            proj_bias: stacked(&["attn.proj.bias"])?,
+            norm2_weight: stacked(&["norm2.weight"])?,
+            norm2_bias: None,
+            up_weight: stacked(&["mlp.gate_proj.weight", "mlp.up_proj.weight"])?,
+            up_bias: stacked(&["mlp.gate_proj.bias", "mlp.up_proj.bias"])?,
+            down_weight: stacked(&["mlp.down_proj.weight"])?,
+            down_bias: stacked(&["mlp.down_proj.bias"])?,
+        })
+    }
+
+    fn merger(&mut self, has_norm_bias: bool) -> Result<Merger<W>, E> {
         let mut tensor = |name| self.tensor(&names::merger(name));
         Ok(Merger {
             norm_weight: tensor("ln_q.weight")?,
-            norm_bias: tensor("ln_q.bias")?,
+            norm_bias: has_norm_bias.then(|| tensor("ln_q.bias")).transpose()?,
             fc1_weight: tensor("mlp.0.weight")?,
             fc1_bias: tensor("mlp.0.bias")?,
             fc2_weight: tensor("mlp.2.weight")?,

@@ -6,8 +6,9 @@
 //! buffer      vision [R patch rows]              decoder [T token rows]
 //! x           residual stream [R, E]             residual stream [T, C]
 //! y           norms, attention [R, E]            norms [T, C], attention [T, H D]
-//! wide        patch rows, qkv, fc1 [R, max]      qkv [T, (H + 2G) D], gate and up [T, 2F]
-//! act         -                                  silu(gate) * up [T, F]
+//! wide        patch rows, qkv, fc1 or gate and     qkv [T, (H + 2G) D], gate and up [T, 2F]
+//!             up [R, max]
+//! act         silu(gate) * up [R, F] with a gate  silu(gate) * up [T, F]
 //! image_rows  merged rows, from the tower to the last chunk of the prompt [rows, C]
 //! logits      -                                  [rows asked for, V]
 //! ```
@@ -58,6 +59,12 @@ pub struct Widths {
     pub pixels: usize,
     /// F of the tower, padded.
     pub vision_mlp: usize,
+    /// Rows of the tower's first feed-forward weight: F, or 2F with a gate.
+    pub vision_up: usize,
+    /// Patch rows of a merged row.
+    pub merge: usize,
+    /// Whether the tower has windows, and with them a gate and rows in another order.
+    pub windowed: bool,
     /// Channels of a merged row before the merger.
     pub merged: usize,
     /// C: channels of a token row.
@@ -85,6 +92,9 @@ impl Widths {
             patch: vision.embed_dim,
             pixels: pad(vision.patch_width),
             vision_mlp: pad(vision.mlp_width),
+            vision_up: pad(vision.mlp_width) * if vision.windowed.is_some() { 2 } else { 1 },
+            merge: vision.spatial_merge_size * vision.spatial_merge_size,
+            windowed: vision.windowed.is_some(),
             merged: vision.merged_width,
             token: text.hidden_size,
             queries,
@@ -113,6 +123,7 @@ pub struct WorkspacePlan {
     bitmap: usize,
     counts: usize,
     staging: usize,
+    row_status: usize,
 }
 
 impl WorkspacePlan {
@@ -132,16 +143,20 @@ impl WorkspacePlan {
         let parts = AttnPartLens::new(limits.sequences, heads, &layout, max_segments);
         let plan = || {
             let (r, t) = (rows(limits.patch_rows)?, rows(limits.token_rows)?);
-            let vision_wide = widths.pixels.max(3 * widths.patch).max(widths.vision_mlp);
+            let vision_wide = widths.pixels.max(3 * widths.patch).max(widths.vision_up);
+            let merged = r.div_ceil(widths.merge.max(1));
+            // Merged rows wait there for their place.
+            let merged_y = if widths.windowed { merged.checked_mul(widths.token)? } else { 0 };
+            let vision_act = if widths.windowed { widths.vision_mlp } else { 0 };
             let text_wide = widths.qkv.max(2 * widths.text_mlp);
             let text_y = widths.token.max(widths.queries);
             Some(Self {
                 limits,
                 dtype,
                 x: r.checked_mul(widths.patch)?.max(t.checked_mul(widths.token)?),
-                y: r.checked_mul(widths.patch)?.max(t.checked_mul(text_y)?),
+                y: r.checked_mul(widths.patch)?.max(t.checked_mul(text_y)?).max(merged_y),
                 wide: r.checked_mul(vision_wide)?.max(t.checked_mul(text_wide)?),
-                act: t.checked_mul(widths.text_mlp)?,
+                act: t.checked_mul(widths.text_mlp)?.max(r.checked_mul(vision_act)?),
                 image_rows: rows(limits.image_rows)?.checked_mul(widths.token)?,
                 logits: limits.logit_rows.checked_mul(widths.logits)?,
                 parts: parts?,
@@ -149,7 +164,8 @@ impl WorkspacePlan {
                 pool: layout.elements()?,
                 bitmap: limits.sequences.checked_mul(Sample::bitmap_words(widths.vocabulary))?,
                 counts: limits.sequences.checked_mul(widths.vocabulary)?,
-                staging: staging_bytes(limits)?,
+                staging: staging_bytes(limits, widths)?,
+                row_status: limits.logit_rows.max(if widths.windowed { merged } else { 0 }),
             })
         };
         plan().ok_or(ModelError::StepTooLarge)
@@ -199,7 +215,7 @@ fn rows(count: usize) -> Option<usize> {
 }
 
 /// An upper bound of what a step uploads: rows, page tables, work lists, settings.
-fn staging_bytes(limits: StepLimits) -> Option<usize> {
+fn staging_bytes(limits: StepLimits, widths: Widths) -> Option<usize> {
     let pages = limits.sequence_tokens.div_ceil(PAGE_TOKENS);
     let text_words = limits.token_rows.checked_mul(7)?;
     let sequence_words = limits.sequences.checked_mul(pages.checked_add(32)?)?;
@@ -207,8 +223,9 @@ fn staging_bytes(limits: StepLimits) -> Option<usize> {
     let tiles = limits.token_rows / 64 + limits.sequences;
     let segments = limits.sequences.checked_mul(limits.sequence_tokens.div_ceil(256))?;
     let work_words = tiles.checked_add(segments)?.checked_mul(4)?;
-    // The tower: positions (2), frame starts (1 at most), items (4 for each frame or tile).
-    let vision_words = limits.patch_rows.checked_mul(7)?;
+    // The tower: positions (2), frame starts (1 at most), items (4 for each frame or tile); windows
+    // have starts and items of their own (5), and their order there and back (2 at most).
+    let vision_words = limits.patch_rows.checked_mul(if widths.windowed { 14 } else { 7 })?;
     let text = text_words.checked_add(sequence_words)?.checked_add(work_words)?;
     let words = text.max(vision_words).checked_add(limits.logit_rows)?;
     words.checked_mul(4)?.checked_add(32 * PART_ALIGNMENT)
@@ -239,7 +256,7 @@ pub struct Workspace {
     pub counts: Buffer<u16>,
     /// Faults found in data, `[B]`.
     pub status: Buffer<u32>,
-    /// Faults of row numbers, which the host has checked, `[logit rows]`.
+    /// Faults of row numbers, which the host has checked, `[logit rows or merged rows]`.
     pub(super) row_status: Buffer<u32>,
     /// What a step ends with, `[B]`.
     pub results: Buffer<SampleResult>,
@@ -272,7 +289,7 @@ impl Workspace {
             bitmap: device.zeros(plan.bitmap)?,
             counts: device.zeros(plan.counts)?,
             status: device.zeros(plan.limits.sequences)?,
-            row_status: device.zeros(plan.limits.logit_rows)?,
+            row_status: device.zeros(plan.row_status)?,
             results: device.zeros(plan.limits.sequences)?,
             pixels: device.alloc(plan.limits.pixel_bytes)?,
             staging: Staging::new(device, plan.staging)?,

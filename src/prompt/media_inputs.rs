@@ -65,6 +65,8 @@ pub struct SampledFrames {
     pub source_fps: Option<f64>,
     /// How they were chosen.
     pub sampling: FrameSampling,
+    /// Seconds from one group of frames to the next, as Qwen2.5-VL counts them.
+    pub seconds_per_group: f64,
     /// Each frame by its place in the source, ascending.
     pub indices: Vec<usize>,
 }
@@ -222,7 +224,13 @@ impl Processor {
             tokens: tokens(grid, preprocessor.frame(), spot)?,
             turned: false,
             alpha_dropped: false,
-            frames: Some(SampledFrames { total, source_fps, sampling, indices }),
+            frames: Some(SampledFrames {
+                total,
+                source_fps,
+                sampling,
+                seconds_per_group: self.video.seconds_per_group(clip.asked_fps()),
+                indices,
+            }),
             prepared,
         })
     }

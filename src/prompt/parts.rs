@@ -69,6 +69,11 @@ pub(super) struct Clip {
 }
 
 impl Clip {
+    /// The rate that the part asks for.
+    pub(super) fn asked_fps(&self) -> Option<f64> {
+        self.frames.fps
+    }
+
     /// What the part says over what holds without it.
     pub(super) fn sampling(&self, base: FrameSampling) -> FrameSampling {
         let sampling = self.frames.over(base);

@@ -17,7 +17,7 @@ use super::{
 use crate::media::{
     Decoding, Ffmpeg, FrameWishes, Limits, MediaError, Preprocessor, Resizer, VideoPreprocessor,
 };
-use crate::model::config::{ModelConfig, VisionConfig, VisionTokens};
+use crate::model::config::{Family, ModelConfig, VisionConfig, VisionTokens};
 use crate::units::{TokenId, Tokens};
 
 pub(super) const IMAGE_PAD: &str = "<|image_pad|>";
@@ -34,6 +34,7 @@ pub struct Processor {
     pub(super) video: VideoPreprocessor,
     pub(super) decoding: Decoding,
     pub(super) ffmpeg: Ffmpeg,
+    family: Family,
     tokens: VisionTokens,
     pad: Option<TokenId>,
     side: PaddingSide,
@@ -153,11 +154,17 @@ impl Processor {
             video,
             decoding,
             ffmpeg,
+            family: config.family,
             tokens,
             pad,
             side,
             limits,
         })
+    }
+
+    /// The architecture of its checkpoint.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// The same with other limits on resized pictures, each on its own. Videos keep theirs, as in

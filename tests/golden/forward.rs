@@ -53,7 +53,12 @@ fn the_real_widths_are_within_tolerance() {
 }
 
 /// Runs a case in those of `types` for which there is something to compare with; how many.
-fn check(folder: &std::path::Path, case: &Value, kind: &str, types: &[FloatType]) -> usize {
+pub(crate) fn check(
+    folder: &std::path::Path,
+    case: &Value,
+    kind: &str,
+    types: &[FloatType],
+) -> usize {
     let has = |dtype: &FloatType| limits(case, *dtype).is_some();
     let run = types.iter().copied().filter(has);
     run.map(|dtype| check_as(folder, case, kind, dtype)).count()
@@ -171,6 +176,7 @@ pub(crate) fn input(case: &Value) -> ForwardInput {
             "pixel_values_videos" => input.pixel_values_videos = Some(floats(&bytes)),
             "image_grid_thw" => input.image_grid_thw = grids(),
             "video_grid_thw" => input.video_grid_thw = grids(),
+            "second_per_grid_ts" => input.second_per_grid_ts = Some(floats(&bytes)),
             other => panic!("{other} is not built"),
         }
     }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::support::checkpoint::{golden_cases, goldens};
 
-fn config_of(value: &Value) -> Result<ModelConfig, ConfigError> {
+pub(crate) fn config_of(value: &Value) -> Result<ModelConfig, ConfigError> {
     ModelConfig::parse(value.to_string().as_bytes(), Path::new("config.json"))
 }
 
@@ -44,7 +44,7 @@ fn positions_and_deltas_are_the_references() {
     }
 }
 
-fn check_positions(config: &ModelConfig, case: &Value) {
+pub(crate) fn check_positions(config: &ModelConfig, case: &Value) {
     let (name, inputs) = (&case["name"], &case["inputs"]);
     let ids = rows(&inputs["input_ids"]["ids"]);
     let mask: Vec<Vec<bool>> = match inputs.get("attention_mask") {
@@ -63,9 +63,13 @@ fn check_positions(config: &ModelConfig, case: &Value) {
         })
         .collect();
     let (images, videos) = (grids(inputs, "image_grid_thw"), grids(inputs, "video_grid_thw"));
+    let seconds: Option<Vec<f64>> = inputs
+        .get("second_per_grid_ts")
+        .map(|tensor| serde_json::from_value(tensor["f32"].clone()).unwrap());
     let given = (images.is_some() || videos.is_some()).then_some(Grids {
         images: images.as_deref().unwrap_or_default(),
         videos: videos.as_deref().unwrap_or_default(),
+        seconds: seconds.as_deref(),
     });
     let placed = positions::batch(config, &sequences, given);
     let placed = placed.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -89,7 +93,7 @@ fn the_worked_examples_hold() {
     let picture = [GridThw { t: 1, h: 4, w: 6 }];
     let clip = [GridThw { t: 2, h: 4, w: 4 }];
     let ids = [text(1), group(image, 6), group(video, 8), text(1)].concat();
-    let grids = Grids { images: &picture, videos: &clip };
+    let grids = Grids { images: &picture, videos: &clip, seconds: None };
     let placed = positions::sequence(&config, &ids, grids).unwrap();
     let axes = [
         [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7, 7, 7, 7, 8, 8, 8, 8, 9, 10],

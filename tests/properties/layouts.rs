@@ -163,7 +163,7 @@ fn positions_of_100_000_layouts_are_those_of_the_rules() {
             batch.iter().map(|ids| ids.iter().copied().map(TokenId).collect()).collect();
         let (images, videos): (Vec<_>, Vec<_>) =
             (images.into_iter().map(grid).collect(), videos.into_iter().map(grid).collect());
-        let grids = Grids { images: &images, videos: &videos };
+        let grids = Grids { images: &images, videos: &videos, seconds: None };
         let given = (!images.is_empty() || !videos.is_empty()).then_some(grids);
         let placed = positions::batch(config, &lists, given).unwrap();
         let (found, found_deltas) = positions::padded(&placed, &mask);

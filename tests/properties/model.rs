@@ -150,14 +150,14 @@ proptest! {
             next += text + 2 + rows.max(columns);
         }
         ids.extend(vec![TokenId(1); tail]);
-        let grids = Grids { images: &grids, videos: &[] };
+        let grids = Grids { images: &grids, videos: &[], seconds: None };
         let placed = positions::sequence(&config, &ids, grids).unwrap();
         prop_assert_eq!(placed.len(), ids.len());
         prop_assert_eq!(usize::try_from(placed.next).unwrap(), next + tail);
         let largest = placed.axes.iter().flatten().max().map_or(0, |largest| largest + 1);
         prop_assert!(placed.next == largest);
         // A grid that lacks its placeholders, or the other way round, is an error.
-        let fewer = Grids { images: grids.images.split_last().map_or(&[], |(_, rest)| rest), videos: &[] };
+        let fewer = Grids { images: grids.images.split_last().map_or(&[], |(_, rest)| rest), videos: &[], seconds: None };
         if !fewer.images.is_empty() {
             prop_assert!(positions::sequence(&config, &ids, fewer).is_err());
         }

@@ -102,8 +102,14 @@ pub fn weight_shapes(config: &Value) -> Vec<(String, Vec<usize>)> {
     };
     let mut shapes = Vec::new();
     let mut add = |name: String, shape: &[usize]| shapes.push((name, shape.to_vec()));
-    let e = of(vision, "embed_dim", None);
-    let f = (e as f64 * vision["mlp_ratio"].as_f64().unwrap()) as usize;
+    let windowed = config["model_type"] == "qwen2_5_vl";
+    let (width, out) =
+        if windowed { ("hidden_size", "out_hidden_size") } else { ("embed_dim", "hidden_size") };
+    let (e, out) = (of(vision, width, None), of(vision, out, None));
+    let f = match windowed {
+        true => of(vision, "intermediate_size", None),
+        false => (e as f64 * vision["mlp_ratio"].as_f64().unwrap()) as usize,
+    };
     let (p, m) = (of(vision, "patch_size", Some(14)), of(vision, "spatial_merge_size", Some(2)));
     let frames = of(vision, "temporal_patch_size", Some(2));
     add("visual.patch_embed.proj.weight".into(), &[e, 3, frames, p, p]);
@@ -111,18 +117,25 @@ pub fn weight_shapes(config: &Value) -> Vec<(String, Vec<usize>)> {
         let name = |tensor: &str| format!("visual.blocks.{i}.{tensor}");
         for norm in ["norm1", "norm2"] {
             add(name(&format!("{norm}.weight")), &[e]);
-            add(name(&format!("{norm}.bias")), &[e]);
+            if !windowed {
+                add(name(&format!("{norm}.bias")), &[e]);
+            }
         }
-        for (layer, rows, columns) in
-            [("attn.qkv", 3 * e, e), ("attn.proj", e, e), ("mlp.fc1", f, e), ("mlp.fc2", e, f)]
-        {
+        let attention = [("attn.qkv", 3 * e, e), ("attn.proj", e, e)];
+        let feed_forward = match windowed {
+            true => vec![("mlp.gate_proj", f, e), ("mlp.up_proj", f, e), ("mlp.down_proj", e, f)],
+            false => vec![("mlp.fc1", f, e), ("mlp.fc2", e, f)],
+        };
+        for (layer, rows, columns) in attention.into_iter().chain(feed_forward) {
             add(name(&format!("{layer}.weight")), &[rows, columns]);
             add(name(&format!("{layer}.bias")), &[rows]);
         }
     }
-    let (c, out) = (e * m * m, of(vision, "hidden_size", None));
+    let c = e * m * m;
     add("visual.merger.ln_q.weight".into(), &[e]);
-    add("visual.merger.ln_q.bias".into(), &[e]);
+    if !windowed {
+        add("visual.merger.ln_q.bias".into(), &[e]);
+    }
     for (layer, rows) in [("mlp.0", c), ("mlp.2", out)] {
         add(format!("visual.merger.{layer}.weight"), &[rows, c]);
         add(format!("visual.merger.{layer}.bias"), &[rows]);

@@ -46,6 +46,8 @@ pub struct ForwardInput {
     pub pixel_values_videos: Option<Vec<f32>>,
     /// Grid of each video; without pixels positions alone depend on it.
     pub video_grid_thw: Option<Vec<GridThw>>,
+    /// `[videos]`: seconds from one group of frames to the next, for Qwen2.5-VL; none is 1.
+    pub second_per_grid_ts: Option<Vec<f32>>,
     /// `[merged rows, C]` in place of `pixel_values_videos`.
     pub video_embeds: Option<Vec<f32>>,
     /// `[B, S]`: the token of each slot, -100 where it does not count. Slot s predicts slot s + 1.

@@ -8,7 +8,7 @@ use crate::{
     engine::EngineError,
     model::{
         ModelError,
-        config::ModelConfig,
+        config::{Family, ModelConfig},
         positions::{self, Grids, Positions},
     },
     units::TokenId,
@@ -112,7 +112,8 @@ impl Layout {
         if let Some(given) = &input.position_ids {
             return self.take_positions(given);
         }
-        let grids = grids(input);
+        let seconds = seconds(config, input)?;
+        let grids = grids(input, seconds.as_deref());
         let starts = self.starts(input)?;
         let ids: Vec<Vec<TokenId>> = self.sequences.iter().map(|s| s.ids.clone()).collect();
         let placed = match grids.filter(|_| input.inputs_embeds.is_none()) {
@@ -208,10 +209,27 @@ fn too_large() -> EngineError {
     invalid("position_ids", "above 2147483646", "positions of 31 bits")
 }
 
-fn grids(input: &ForwardInput) -> Option<Grids<'_>> {
+/// Seconds between groups of frames, for a model that knows of them.
+fn seconds(config: &ModelConfig, input: &ForwardInput) -> Result<Option<Vec<f64>>, EngineError> {
+    let Some(given) = &input.second_per_grid_ts else { return Ok(None) };
+    if config.family != Family::Qwen25Vl {
+        return Err(invalid("second_per_grid_ts", "given", "a model of Qwen2.5-VL"));
+    }
+    let videos = input.video_grid_thw.as_deref().unwrap_or_default();
+    if given.len() != videos.len() {
+        let got = format!("{} values", given.len());
+        return Err(invalid("second_per_grid_ts", &got, "one value for each video"));
+    }
+    Ok(Some(given.iter().map(|seconds| f64::from(*seconds)).collect()))
+}
+
+fn grids<'a>(input: &'a ForwardInput, seconds: Option<&'a [f64]>) -> Option<Grids<'a>> {
     let (images, videos) = (input.image_grid_thw.as_deref(), input.video_grid_thw.as_deref());
-    (images.is_some() || videos.is_some())
-        .then(|| Grids { images: images.unwrap_or_default(), videos: videos.unwrap_or_default() })
+    (images.is_some() || videos.is_some()).then(|| Grids {
+        images: images.unwrap_or_default(),
+        videos: videos.unwrap_or_default(),
+        seconds,
+    })
 }
 
 /// Ids or embeddings, one for each slot.

@@ -1,4 +1,4 @@
-//! `config.json` of Qwen2-VL in both layouts, every field checked (docs/spec.md, section 1).
+//! `config.json` of Qwen2-VL and Qwen2.5-VL in both layouts, every field checked (docs/spec.md, section 1).
 //!
 //! A value that would change the result and is not built is a [`ConfigError::Unsupported`] that
 //! names its key; nothing is ignored silently but what the reference ignores too. This module
@@ -7,6 +7,7 @@
 pub(super) mod fields;
 mod layers;
 mod rope;
+mod vision;
 
 use std::{
     fmt,
@@ -17,20 +18,21 @@ use serde_json::{Map, Value};
 
 pub use fields::ConfigError;
 pub use rope::RopeScaling;
+pub use vision::{Family, TimeRule, VISION_HEAD_DIMS, VisionConfig, WindowedConfig};
 
 use self::{fields::Fields, rope::RopeFields};
 use crate::units::{FloatType, TokenId, Tokens};
 
 /// Name of the file inside a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
-/// Widths of a vision head that the kernels are built for.
-pub const VISION_HEAD_DIMS: [usize; 3] = [32, 64, 80];
 /// Widths of a decoder head that the kernels are built for.
 pub const TEXT_HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
 /// All settings of a checkpoint that its forward pass depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
+    /// The architecture.
+    pub family: Family,
     /// The language model.
     pub text: TextConfig,
     /// The vision tower.
@@ -87,35 +89,6 @@ pub struct TextConfig {
     pub rope_scaling: RopeScaling,
     /// For each layer the tokens that a row sees, itself included; `None`: all up to itself.
     pub windows: Vec<Option<Tokens>>,
-}
-
-/// Settings of the vision tower; field names are those of `vision_config`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VisionConfig {
-    /// Blocks.
-    pub depth: usize,
-    /// Channels of a patch row.
-    pub embed_dim: usize,
-    /// Attention heads.
-    pub num_heads: usize,
-    /// Width of a head, `embed_dim / num_heads`: 32, 64 or 80.
-    pub head_dim: usize,
-    /// Width of the feed-forward layer, `int(embed_dim * mlp_ratio)`.
-    pub mlp_width: usize,
-    /// Channels of a merged row: the language model's `hidden_size`.
-    pub hidden_size: usize,
-    /// Colour channels: 3.
-    pub in_channels: usize,
-    /// Pixels along each side of a patch.
-    pub patch_size: usize,
-    /// Patches along each side of a merged patch.
-    pub spatial_merge_size: usize,
-    /// Frames of a patch.
-    pub temporal_patch_size: usize,
-    /// Values of a patch row, `in_channels * temporal_patch_size * patch_size^2`.
-    pub patch_width: usize,
-    /// Channels of the rows that the merger reads, `embed_dim * spatial_merge_size^2`.
-    pub merged_width: usize,
 }
 
 /// A setting that has no effect and probably should.
@@ -178,7 +151,7 @@ impl ModelConfig {
 
     fn from_object(object: &Map<String, Value>, file: &Path) -> Result<Self, ConfigError> {
         let top = Fields::new(file, object);
-        check_model_type(&top)?;
+        let family = family(&top)?;
         if top.set("quantization_config").is_some() {
             return Err(top.unsupported("quantization_config", "unquantised weights"));
         }
@@ -192,11 +165,11 @@ impl ModelConfig {
         let vision_fields = top.inner("vision_config.", vision_object);
         let mut warnings = Vec::new();
         let text = TextConfig::read(&text_fields, &mut warnings)?;
-        let vision = VisionConfig::read(&vision_fields)?;
+        let vision = VisionConfig::read(&vision_fields, family)?;
         if vision.hidden_size != text.hidden_size {
             let rule = "the merger's rows and the token rows must have one width";
             return Err(vision_fields.conflict(
-                "hidden_size",
+                VisionConfig::hidden_size_key(family),
                 ("hidden_size of the text", text.hidden_size),
                 rule,
             ));
@@ -206,14 +179,15 @@ impl ModelConfig {
             Some(given) => Some(given),
             None => stored_type(&text_fields)?,
         };
-        Ok(Self { text, vision, tokens, stored_type, warnings })
+        Ok(Self { family, text, vision, tokens, stored_type, warnings })
     }
 }
 
-fn check_model_type(top: &Fields<'_>) -> Result<(), ConfigError> {
+fn family(top: &Fields<'_>) -> Result<Family, ConfigError> {
     match top.text("model_type")? {
-        Some("qwen2_vl") => Ok(()),
-        Some(_) => Err(top.unsupported("model_type", "qwen2_vl")),
+        Some("qwen2_vl") => Ok(Family::Qwen2Vl),
+        Some("qwen2_5_vl") => Ok(Family::Qwen25Vl),
+        Some(_) => Err(top.unsupported("model_type", "qwen2_vl and qwen2_5_vl")),
         None => Err(top.missing("model_type")),
     }
 }
@@ -344,76 +318,6 @@ fn epsilon(fields: &Fields<'_>) -> Result<f32, ConfigError> {
         }
         Some(_) => Err(fields.invalid("rms_norm_eps", "it must lie between 0 and 1")),
     }
-}
-
-impl VisionConfig {
-    fn read(fields: &Fields<'_>) -> Result<Self, ConfigError> {
-        let embed_dim = fields.positive("embed_dim", 1280)?;
-        let num_heads = fields.positive("num_heads", 16)?;
-        if !embed_dim.is_multiple_of(num_heads) {
-            let rule = "embed_dim must be divisible by num_heads";
-            return Err(fields.conflict("embed_dim", ("num_heads", num_heads), rule));
-        }
-        let head_dim = embed_dim / num_heads;
-        if !VISION_HEAD_DIMS.contains(&head_dim) {
-            let have = "embed_dim / num_heads of 32, 64 or 80";
-            return Err(fields.unsupported("num_heads", have));
-        }
-        check_activation(fields, "quick_gelu")?;
-        let in_channels = fields.positive("in_channels", 3)?;
-        if in_channels != 3 {
-            return Err(fields.invalid("in_channels", "pictures have 3 channels"));
-        }
-        let patch_size = fields.positive("patch_size", 14)?;
-        let spatial_merge_size = fields.positive("spatial_merge_size", 2)?;
-        let temporal_patch_size = fields.positive("temporal_patch_size", 2)?;
-        let patch_width = product(&[in_channels, temporal_patch_size, patch_size, patch_size])
-            .ok_or_else(|| fields.invalid("patch_size", "a patch row is too wide"))?;
-        let merged_width = product(&[embed_dim, spatial_merge_size, spatial_merge_size])
-            .ok_or_else(|| fields.invalid("spatial_merge_size", "a merged row is too wide"))?;
-        Ok(Self {
-            depth: fields.positive("depth", 32)?,
-            embed_dim,
-            num_heads,
-            head_dim,
-            mlp_width: mlp_width(fields, embed_dim)?,
-            hidden_size: fields.positive("hidden_size", 3584)?,
-            in_channels,
-            patch_size,
-            spatial_merge_size,
-            temporal_patch_size,
-            patch_width,
-            merged_width,
-        })
-    }
-}
-
-/// `int(embed_dim * mlp_ratio)`.
-fn mlp_width(fields: &Fields<'_>, embed_dim: usize) -> Result<usize, ConfigError> {
-    let ratio = match fields.raw("mlp_ratio") {
-        None => 4.0,
-        Some(_) => fields
-            .number("mlp_ratio")?
-            .ok_or_else(|| fields.wrong_type("mlp_ratio", "a finite number"))?,
-    };
-    #[expect(clippy::cast_precision_loss, reason = "embed_dim is below 2^31")]
-    let width = (embed_dim as f64 * ratio).floor();
-    if !(1.0..=f64::from(i32::MAX)).contains(&width) {
-        return Err(fields.invalid("mlp_ratio", "embed_dim * mlp_ratio must be a width"));
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 1 and 2^31 - 1"
-    )]
-    Ok(width as usize)
-}
-
-/// Product that stays a 32-bit dimension.
-fn product(factors: &[usize]) -> Option<usize> {
-    let product =
-        factors.iter().try_fold(1usize, |product, factor| product.checked_mul(*factor))?;
-    i32::try_from(product).is_ok().then_some(product)
 }
 
 #[cfg(test)]

@@ -65,6 +65,7 @@ fn the_flat_layout_is_read() {
         temporal_patch_size: 2,
         patch_width: 1176,
         merged_width: 640,
+        windowed: None,
     };
     let tokens = VisionTokens {
         image: TokenId(622),
@@ -293,7 +294,7 @@ fn a_bad_value_is_named() {
 #[test]
 fn what_is_not_built_is_refused_by_key() {
     let cases = [
-        ("model_type", json!("qwen2_5_vl"), "model_type"),
+        ("model_type", json!("qwen3_vl"), "model_type"),
         ("quantization_config", json!({"bits": 4}), "quantization_config"),
         ("hidden_act", json!("gelu"), "hidden_act"),
         ("vision_config.hidden_act", json!("silu"), "vision_config.hidden_act"),
@@ -328,4 +329,47 @@ fn text_that_is_no_object_is_refused() {
         let error = ModelConfig::parse(json.as_bytes(), Path::new("c.json")).unwrap_err();
         assert_eq!(error.to_string(), message);
     }
+}
+
+/// The settings of the published Qwen2.5-VL-3B that its tower depends on.
+fn windowed(key: &str, value: Value) -> Result<ModelConfig, ConfigError> {
+    let mut config = json!({
+        "model_type": "qwen2_5_vl", "hidden_size": 2048, "num_attention_heads": 16,
+        "num_key_value_heads": 2, "num_hidden_layers": 36, "intermediate_size": 11008,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "vision_config": {"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 2048, "tokens_per_second": 2, "hidden_act": "silu"},
+    });
+    config["vision_config"][key] = value;
+    ModelConfig::parse(config.to_string().as_bytes(), Path::new("c.json"))
+}
+
+#[test]
+fn the_tower_of_qwen2_5_is_read_under_its_own_names() {
+    let config = windowed("depth", json!(32)).unwrap();
+    assert_eq!(config.family, Family::Qwen25Vl);
+    let vision = &config.vision;
+    assert_eq!((vision.embed_dim, vision.mlp_width, vision.hidden_size), (1280, 3420, 2048));
+    let windowed = vision.windowed.as_ref().unwrap();
+    assert_eq!(windowed.window, 4);
+    assert_eq!(windowed.full_blocks, [7, 15, 23, 31]);
+    assert_eq!(windowed.tokens_per_second, 2.0);
+}
+
+#[test]
+fn bad_settings_of_windows_are_refused_by_key() {
+    for (key, value) in [
+        ("window_size", json!(27)),
+        ("window_size", json!("wide")),
+        ("fullatt_block_indexes", json!(7)),
+        ("fullatt_block_indexes", json!([7, -1])),
+        ("tokens_per_second", json!(-1)),
+        ("hidden_act", json!("quick_gelu")),
+        ("num_heads", json!(7)),
+        ("out_hidden_size", json!(1280)),
+    ] {
+        let error = windowed(key, value.clone()).unwrap_err().to_string();
+        assert!(error.contains(key), "{key} = {value}: {error}");
+    }
+    windowed("fullatt_block_indexes", json!([99])).unwrap();
 }

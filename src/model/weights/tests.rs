@@ -93,9 +93,9 @@ fn widths_are_padded_and_parts_stacked() {
     type Case<'a> = (&'a HostTensor<bf16>, &'a [usize], &'a [&'a str], usize, [usize; 2]);
     let cases: [Case<'_>; 11] = [
         (&weights.vision.patch_embed, &[32, 32], &[names::PATCH_EMBED], 24, [32, 32]),
-        (&block.fc1_weight, &[48, 32], &["visual.blocks.0.mlp.fc1.weight"], 32, [48, 32]),
-        (&block.fc1_bias, &[48], &["visual.blocks.0.mlp.fc1.bias"], 1, [48, 1]),
-        (&block.fc2_weight, &[32, 48], &["visual.blocks.0.mlp.fc2.weight"], 42, [32, 48]),
+        (&block.up_weight, &[48, 32], &["visual.blocks.0.mlp.fc1.weight"], 32, [48, 32]),
+        (&block.up_bias, &[48], &["visual.blocks.0.mlp.fc1.bias"], 1, [48, 1]),
+        (&block.down_weight, &[32, 48], &["visual.blocks.0.mlp.fc2.weight"], 42, [32, 48]),
         (
             &weights.vision.merger.fc2_weight,
             &[32, 128],
