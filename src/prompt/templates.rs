@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::processor::{MAX_FILE, object, read_limited, token_text};
+use super::processor::{MAX_FILE, object, read_limited, settings, token_text};
 use super::{ChatTemplate, PromptError};
 
 /// Special tokens that templates know as variables.
@@ -63,6 +63,17 @@ impl Templates {
 
     fn source(&self, name: &str) -> Option<String> {
         self.named.iter().find(|(known, _)| known == name).map(|(_, source)| source.clone())
+    }
+}
+
+impl ChatTemplate {
+    /// The chat template of a checkpoint folder.
+    ///
+    /// # Errors
+    /// [`PromptError::NoTemplate`], [`PromptError::Template`], and what can be wrong with the files.
+    pub fn from_dir(folder: &Path) -> Result<Self, PromptError> {
+        let templates = Templates::from_dir(folder, &settings(folder)?)?;
+        templates.chosen.ok_or(PromptError::NoTemplate { folder: templates.folder })
     }
 }
 

@@ -395,3 +395,64 @@ fn a_prompt_with_its_control_tokens_is_processed_as_the_reference_does() {
     }
     assert_eq!(refused(&["process", &model, "--output", &found]).0, 2, "neither text nor messages");
 }
+
+#[test]
+fn keys_without_effect_change_nothing() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let media = demo.join("media");
+    let path = |name: &str| media.join(name).display().to_string();
+    let fixture = Fixture::new(&json!([{ "role": "user", "content": [
+        { "type": "image", "path": path("one_png.png") },
+        { "type": "video", "path": path("clip_gif.gif") }]}]));
+    let output = fixture.path("out.safetensors");
+    let process = || -> Vec<u8> {
+        let mut arguments = fixture.command("process", &["--output"]);
+        arguments.push(output.clone());
+        said(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        fs::read(&output).unwrap()
+    };
+    let settings = |more: Value| {
+        let mut settings = json!({ "min_pixels": 3136, "max_pixels": 50176 });
+        settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        for name in ["preprocessor_config.json", "video_preprocessor_config.json"] {
+            fixture.write(name, &settings.to_string());
+        }
+    };
+    settings(json!({}));
+    let plain = process();
+    settings(json!({
+        "size_divisor": 32, "default_to_square": true, "do_pad": true, "crop_size": null,
+        "do_center_crop": false, "device": "cuda", "disable_grouping": true,
+        "return_metadata": true, "data_format": "channels_first",
+        "input_data_format": "channels_last", "return_tensors": "pt",
+    }));
+    assert!(process() == plain);
+    settings(json!({ "merge_size": 1 }));
+    assert!(process() != plain, "a key with an effect has it");
+}
+
+#[test]
+fn budgets_of_the_page_bound_the_tokens_of_a_picture() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let model = demo.join("model").display().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.png").display().to_string();
+    let tokens = |(height, width): (u32, u32), flags: &[&str]| -> u64 {
+        image::GrayImage::new(width, height).save(&file).unwrap();
+        let arguments = [&["tokens", &model, "--image", &file, "--json"], flags].concat();
+        let document: Value = serde_json::from_str(&said(&arguments)).unwrap();
+        document["image_tokens"].as_u64().unwrap()
+    };
+    // The worked examples under the table of docs/spec.md, section 3.4: 448 x 448 and 896 x 896.
+    for flags in [
+        ["--min-pixels", "256x28x28", "--max-pixels", "1024x28x28"],
+        ["--min-image-tokens", "256", "--max-image-tokens", "1024"],
+    ] {
+        assert_eq!(tokens((224, 224), &flags), 256, "{flags:?}");
+        assert_eq!(tokens((2048, 2048), &flags), 1024, "{flags:?}");
+    }
+    // The page's other pair.
+    let square = ["--min-pixels", "224x224", "--max-pixels", "2048x2048"];
+    assert_eq!(tokens((100, 100), &square), 64);
+    assert_eq!(tokens((480, 640), &square), 17 * 23);
+}

@@ -6,6 +6,7 @@ mod support;
 
 mod attacks;
 mod checkpoint;
+mod corpus;
 mod media;
 mod program;
 mod prompt;

@@ -5,4 +5,5 @@ mod documents;
 mod kernels;
 mod layers;
 mod licences;
+mod parity;
 mod source;
