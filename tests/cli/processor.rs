@@ -443,7 +443,7 @@ fn budgets_of_the_page_bound_the_tokens_of_a_picture() {
         let document: Value = serde_json::from_str(&said(&arguments)).unwrap();
         document["image_tokens"].as_u64().unwrap()
     };
-    // The worked examples under the table of docs/spec.md, section 3.4: 448 x 448 and 896 x 896.
+    // Both are worked examples of the sizes in docs/spec.md, section 3.4.
     for flags in [
         ["--min-pixels", "256x28x28", "--max-pixels", "1024x28x28"],
         ["--min-image-tokens", "256", "--max-image-tokens", "1024"],
