@@ -15,6 +15,7 @@ mod gif;
 mod jpeg;
 mod limits;
 mod normalize;
+mod passes;
 mod patches;
 mod png;
 mod preprocessor;
@@ -63,6 +64,15 @@ impl std::fmt::Display for Size {
     }
 }
 
+/// Where the channels of a raw picture stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelOrder {
+    /// `[channels, height, width]`.
+    First,
+    /// `[height, width, channels]`.
+    Last,
+}
+
 /// A decoded picture: rows of red, green, blue bytes, `[height, width, 3]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rgb8 {
@@ -84,6 +94,58 @@ impl Rgb8 {
             return Err(MediaError::Length { size, bytes: data.len() });
         }
         Ok(Self { size, data })
+    }
+
+    /// A picture from an array of three axes, channels first or last, of one channel or three; one
+    /// channel stands for all. Without an order, as the reference infers it: channels are first if
+    /// the first axis is 1 or 3 long, else last.
+    ///
+    /// # Errors
+    /// [`MediaError::ChannelOrder`] where no axis has 1 or 3 channels, [`MediaError::Length`],
+    /// [`MediaError::Empty`].
+    pub fn from_array(
+        shape: [usize; 3],
+        order: Option<ChannelOrder>,
+        data: &[u8],
+    ) -> Result<Self, MediaError> {
+        let channels = |length: usize| length == 1 || length == 3;
+        let order = match order {
+            Some(order) => order,
+            None if channels(shape[0]) => ChannelOrder::First,
+            None => ChannelOrder::Last,
+        };
+        let (count, height, width) = match order {
+            ChannelOrder::First => (shape[0], shape[1], shape[2]),
+            ChannelOrder::Last => (shape[2], shape[0], shape[1]),
+        };
+        if !channels(count) {
+            return Err(MediaError::ChannelOrder { shape });
+        }
+        let size = Size { height, width };
+        let pixels = size.pixels();
+        let values = pixels.and_then(|pixels| pixels.checked_mul(count));
+        let (Some(pixels), true) = (pixels, values == Some(data.len())) else {
+            return Err(MediaError::Length { size, bytes: data.len() });
+        };
+        let interleaved = match (order, count) {
+            (_, 1) => data.iter().flat_map(|value| [*value; 3]).collect(),
+            (ChannelOrder::Last, _) => data.to_vec(),
+            (ChannelOrder::First, _) if pixels > 0 => {
+                let (red, rest) = data.split_at(pixels);
+                let (green, blue) = rest.split_at(pixels);
+                let pixels = red.iter().zip(green).zip(blue);
+                pixels.flat_map(|((red, green), blue)| [*red, *green, *blue]).collect()
+            }
+            (ChannelOrder::First, _) => Vec::new(),
+        };
+        Self::new(size, interleaved)
+    }
+
+    /// The picture as a portable pixmap: bytes that any decoder gives back as they are.
+    pub fn to_pixmap(&self) -> Vec<u8> {
+        let mut bytes = format!("P6\n{} {}\n255\n", self.size.width, self.size.height).into_bytes();
+        bytes.extend_from_slice(&self.data);
+        bytes
     }
 
     /// Height and width.
@@ -181,6 +243,14 @@ pub enum MediaError {
         size: Size,
         /// As given.
         bytes: usize,
+    },
+    /// A raw picture whose channels cannot be told.
+    #[error(
+        "unable to infer channel dimension format of {shape:?}: 1 or 3 channels, first or last"
+    )]
+    ChannelOrder {
+        /// As given.
+        shape: [usize; 3],
     },
     /// Sides whose ratio the reference refuses.
     #[error("absolute aspect ratio must be smaller than 200, got {} for {size}", ratio(*size))]
@@ -362,4 +432,32 @@ impl MediaError {
 fn ratio(size: Size) -> f64 {
     let (long, short) = (size.height.max(size.width), size.height.min(size.width));
     long as f64 / short as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_arrays_have_their_channels_first_or_last() {
+        let of = |shape, order, data: &[u8]| {
+            Rgb8::from_array(shape, order, data).map(|picture| picture.data().to_vec())
+        };
+        let (first, last) = (Some(ChannelOrder::First), Some(ChannelOrder::Last));
+        assert_eq!(of([3, 1, 2], None, &[1, 2, 3, 4, 5, 6]).unwrap(), [1, 3, 5, 2, 4, 6]);
+        assert_eq!(of([2, 1, 3], None, &[1, 2, 3, 4, 5, 6]).unwrap(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(of([3, 1, 3], last, &[7; 9]).unwrap(), [7; 9], "both could be: the caller says");
+        assert_eq!(of([1, 1, 2], first, &[8, 9]).unwrap(), [8, 8, 8, 9, 9, 9]);
+        assert_eq!(of([1, 2, 1], last, &[8, 9]).unwrap(), [8, 8, 8, 9, 9, 9]);
+        assert!(matches!(of([4, 2, 4], None, &[0; 32]), Err(MediaError::ChannelOrder { .. })));
+        assert!(matches!(of([3, 1, 2], None, &[0; 5]), Err(MediaError::Length { .. })));
+        assert!(matches!(of([3, 0, 2], None, &[]), Err(MediaError::Empty { .. })));
+    }
+
+    #[test]
+    fn a_pixmap_gives_the_picture_back() {
+        let data = (0..24).collect();
+        let picture = Rgb8::new(Size { height: 2, width: 4 }, data).unwrap();
+        assert_eq!(decode(&picture.to_pixmap(), &Limits::default()).unwrap(), picture);
+    }
 }

@@ -1,6 +1,7 @@
 //! Resized frames for the device, and patch rows as the reference's processor gives them
 //! (docs/spec.md, section 3.8).
 
+use super::passes::{Rows, split};
 use super::{MediaError, Normalization, Preprocessor, Rgb8, Size};
 
 /// Rows of a plane start at multiples of this many bytes: the kernel moves 16 at a time.
@@ -35,22 +36,34 @@ impl Frames {
     }
 
     /// Adds a frame.
-    pub(super) fn push(&mut self, frame: &Rgb8) -> Result<(), MediaError> {
+    fn push(&mut self, frame: &Rgb8) -> Result<(), MediaError> {
         if frame.size() != self.size {
             let (found, expected) = (frame.size(), self.size);
             return Err(MediaError::FrameSize { frame: self.count, found, expected });
         }
+        self.push_rows(|emit| {
+            frame.data().chunks_exact(frame.size().width * 3).for_each(emit);
+            Ok(())
+        })
+    }
+
+    /// Adds a frame whose rows, `[width, 3]`, `rows` gives in order.
+    pub(super) fn push_rows(
+        &mut self,
+        rows: impl FnOnce(&mut Rows<'_>) -> Result<(), MediaError>,
+    ) -> Result<(), MediaError> {
         let (pitch, plane_bytes) = (self.row_pitch(), self.plane_bytes());
         let start = self.data.len();
         self.data.resize(start + 3 * plane_bytes, 0);
-        for (channel, plane) in self.data[start..].chunks_exact_mut(plane_bytes).enumerate() {
-            let rows = plane.chunks_exact_mut(pitch);
-            for (to, from) in rows.zip(frame.data().chunks_exact(self.size.width * 3)) {
-                for (value, pixel) in to.iter_mut().zip(from.chunks_exact(3)) {
-                    *value = pixel[channel];
-                }
+        let (red, rest) = self.data[start..].split_at_mut(plane_bytes);
+        let (green, blue) = rest.split_at_mut(plane_bytes);
+        let planes = red.chunks_exact_mut(pitch).zip(green.chunks_exact_mut(pitch));
+        let mut planes = planes.zip(blue.chunks_exact_mut(pitch));
+        rows(&mut |row| {
+            if let Some(((red, green), blue)) = planes.next() {
+                split(row, [red, green, blue]);
             }
-        }
+        })?;
         self.count += 1;
         Ok(())
     }

@@ -121,10 +121,13 @@ impl Preprocessor {
         this.budget.max = keys.whole("max_pixels")?.unwrap_or(this.budget.max);
         this.budget = this.budget.check()?;
         this.resize = keys.flag("do_resize")?;
-        if let Some(number) = keys.whole("resample")? {
-            let filter = Filter::from_number(number);
-            let expected = "a filter of Pillow, 0 to 5";
-            this.filter = filter.ok_or_else(|| wrong("resample", &number.into(), expected))?;
+        if let Some(value) = keys.present("resample") {
+            let filter = match value.as_str() {
+                Some(name) => Filter::from_name(name),
+                None => value.as_u64().and_then(Filter::from_number),
+            };
+            let expected = "a filter of Pillow, 0 to 5 or its name";
+            this.filter = filter.ok_or_else(|| wrong("resample", value, expected))?;
         }
         this.rescale = match (keys.flag("do_rescale")?, keys.number("rescale_factor")?) {
             (false, _) => None,
@@ -133,6 +136,9 @@ impl Preprocessor {
         this.normalize = keys.flag("do_normalize")?;
         this.mean = keys.channels("image_mean")?.unwrap_or(this.mean);
         this.std = keys.channels("image_std")?.unwrap_or(this.std);
+        keys.refuse_null("do_resize", this.resize, &["size", "resample"])?;
+        keys.refuse_null("do_rescale", this.rescale.is_some(), &["rescale_factor"])?;
+        keys.refuse_null("do_normalize", this.normalize, &["image_mean", "image_std"])?;
         if this.normalize && this.std.contains(&0.0) {
             return Err(wrong("image_std", &keys.0["image_std"], "numbers other than 0"));
         }
@@ -156,6 +162,13 @@ impl Preprocessor {
     /// The same with a budget that is known to be good.
     pub(super) fn over_budget(mut self, budget: PixelBudget) -> Self {
         self.budget = budget;
+        self
+    }
+
+    /// The same without a resize: sides must be multiples of a merged patch.
+    #[must_use]
+    pub fn without_resize(mut self) -> Self {
+        self.resize = false;
         self
     }
 
@@ -241,18 +254,27 @@ impl Preprocessor {
     pub fn image(&self, picture: &Rgb8) -> Result<Prepared, MediaError> {
         let decoded = picture.size();
         let resized = self.resized(decoded)?;
-        let frame = self.resize_to(picture, resized)?;
-        Ok(Prepared { frames: Frames::new(&[frame])?, grid: self.grid(1, resized), decoded })
+        let mut frames = Frames::empty(resized, 1);
+        self.resize_into(picture, resized, &mut frames)?;
+        Ok(Prepared { frames, grid: self.grid(1, resized), decoded })
     }
 
-    /// One frame at a size that [`Preprocessor::resized`] gave.
-    pub(super) fn resize_to(&self, picture: &Rgb8, resized: Size) -> Result<Rgb8, MediaError> {
-        let pillow = |order| resize_pillow::resize(picture, resized, self.filter, order);
-        match self.resizer {
-            Resizer::Torchvision => resize::resize(picture, resized, self.filter),
-            Resizer::Pillow => pillow(PassOrder::Legacy),
-            Resizer::Pillow13 => pillow(PassOrder::Pillow13),
-        }
+    /// Adds a frame, resized to a size that [`Preprocessor::resized`] gave.
+    pub(super) fn resize_into(
+        &self,
+        picture: &Rgb8,
+        resized: Size,
+        frames: &mut Frames,
+    ) -> Result<(), MediaError> {
+        frames.push_rows(|emit| {
+            let pillow =
+                |order, emit| resize_pillow::resize(picture, resized, self.filter, order, emit);
+            match self.resizer {
+                Resizer::Torchvision => resize::resize(picture, resized, self.filter, emit),
+                Resizer::Pillow => pillow(PassOrder::Legacy, emit),
+                Resizer::Pillow13 => pillow(PassOrder::Pillow13, emit),
+            }
+        })
     }
 
     /// `pixel_values` of prepared frames, `[t * h * w, row_values]`.
@@ -269,25 +291,60 @@ impl Keys<'_> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// Settings that would change the pixels and have no code behind them.
+    /// Settings that another class of processor would heed, or that have no value that makes sense.
     fn refuse_unbuilt(&self) -> Result<(), MediaError> {
-        let crop = "a picture is never cropped here: only do_center_crop = false is built";
-        let convert = "pictures always become RGB: only do_convert_rgb = true is built";
-        for (key, built, have) in
-            [("do_center_crop", false, crop), ("do_convert_rgb", true, convert)]
-        {
-            if self.present(key).is_some_and(|value| *value != Value::Bool(built)) {
-                return Err(unbuilt(key, &self.0[key], have));
+        // As in the reference: asked for without a size it is an error, with one it changes nothing.
+        let crop = self.present("do_center_crop").is_some_and(|value| *value == Value::Bool(true));
+        if crop && self.present("crop_size").is_none() {
+            let expected = "false, or true with a crop_size";
+            return Err(wrong("do_center_crop", &Value::Bool(true), expected));
+        }
+        for key in ["do_center_crop", "do_convert_rgb", "do_pad"] {
+            // Pictures from files are RGB before the reference looks at do_convert_rgb.
+            if let Some(value) = self.present(key).filter(|value| !value.is_boolean()) {
+                return Err(wrong(key, value, "true or false"));
             }
         }
-        let kind = "image_processor_type";
-        let ours = ["Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"];
-        match self.present(kind) {
-            Some(value) if !ours.iter().any(|name| value == name) => {
-                Err(unbuilt(kind, value, "Qwen2VLImageProcessor and its Fast form are built"))
+        // The result is patches, whatever the order of channels before.
+        for key in ["data_format", "input_data_format"] {
+            let orders = ["channels_first", "channels_last", "FIRST", "LAST", "none"];
+            if let Some(value) = self.present(key) {
+                if !orders.iter().any(|order| value == order) {
+                    return Err(wrong(key, value, "channels_first or channels_last"));
+                }
             }
-            _ => Ok(()),
         }
+        for (key, ours) in [
+            ("image_processor_type", &["Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"][..]),
+            ("video_processor_type", &["Qwen2VLVideoProcessor"]),
+        ] {
+            if let Some(value) = self.present(key) {
+                if !ours.iter().any(|name| value == name) {
+                    return Err(unbuilt(key, value, "the processors of Qwen2-VL are built"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A setting that is null although a step needs it; where it is absent the class has a default.
+    fn refuse_null(
+        &self,
+        step: &'static str,
+        done: bool,
+        keys: &[&'static str],
+    ) -> Result<(), MediaError> {
+        for key in keys.iter().filter(|_| done) {
+            if self.0.get(*key).is_some_and(Value::is_null) {
+                let expected = match step {
+                    "do_resize" => "a value, since do_resize is true",
+                    "do_rescale" => "a value, since do_rescale is true",
+                    _ => "a value, since do_normalize is true",
+                };
+                return Err(wrong(key, &Value::Null, expected));
+            }
+        }
+        Ok(())
     }
 
     fn flag(&self, key: &'static str) -> Result<bool, MediaError> {
@@ -379,8 +436,14 @@ mod tests {
         (r#"{"rescale_factor": 0}"#, "rescale_factor"),
         (r#"{"patch_size": 0}"#, "patch_size"),
         (r#"{"merge_size": 99999999}"#, "merge_size"),
-        (r#"{"do_center_crop": true}"#, "do_center_crop = true"),
-        (r#"{"do_convert_rgb": false}"#, "do_convert_rgb = false"),
+        (r#"{"do_center_crop": true}"#, "do_center_crop is true, expected false, or true with"),
+        (r#"{"do_convert_rgb": "yes"}"#, "do_convert_rgb"),
+        (r#"{"data_format": "channels_middle"}"#, "data_format"),
+        (r#"{"resample": "cubic"}"#, "resample"),
+        (r#"{"resample": null}"#, "resample is null"),
+        (r#"{"rescale_factor": null}"#, "since do_rescale is true"),
+        (r#"{"image_mean": null}"#, "since do_normalize is true"),
+        (r#"{"video_processor_type": "Other"}"#, "Other"),
         (r#"{"image_processor_type": "CLIPImageProcessor"}"#, "CLIPImageProcessor"),
     ];
 
@@ -390,6 +453,24 @@ mod tests {
             let error = read(json).unwrap_err().to_string();
             assert!(error.contains(name), "{json}: {error}");
         }
+    }
+
+    /// Documents of the reference whose settings leave the pixels alone, or name a default.
+    const SAME: &[&str] = &[
+        r#"{"do_convert_rgb": false, "data_format": "channels_first", "input_data_format": null}"#,
+        r#"{"do_center_crop": true, "crop_size": {"height": 3, "width": 3}, "do_pad": true}"#,
+        r#"{"resample": "bicubic", "do_rescale": true, "device": null, "disable_grouping": false}"#,
+        r#"{"size": {"shortest_edge": 3136, "longest_edge": 1003520, "max_pixels": 5}}"#,
+        r#"{"do_resize": true, "do_normalize": true, "return_tensors": "pt", "foo": 3}"#,
+    ];
+
+    #[test]
+    fn settings_without_effect_are_taken() {
+        for json in SAME {
+            assert_eq!(read(json).unwrap(), Preprocessor::default(), "{json}");
+        }
+        let off = r#"{"do_rescale": false, "rescale_factor": null, "do_normalize": false, "image_mean": null}"#;
+        assert_eq!(read(off).unwrap().rescale, None);
     }
 
     #[test]

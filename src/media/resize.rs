@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::passes::{self, Rows};
 use super::{MediaError, Rgb8, Size};
 
 /// How a resize weighs source pixels; numbers and names are Pillow's `resample`.
@@ -26,6 +27,19 @@ pub enum Filter {
 }
 
 impl Filter {
+    /// A filter by its name, of Pillow or of torchvision's interpolation modes.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "nearest" | "nearest-exact" => Self::Nearest,
+            "lanczos" => Self::Lanczos,
+            "bilinear" => Self::Bilinear,
+            "bicubic" => Self::Bicubic,
+            "box" => Self::Box,
+            "hamming" => Self::Hamming,
+            _ => return None,
+        })
+    }
+
     /// Pillow's number, as preprocessor_config.json has it.
     pub fn from_number(number: u64) -> Option<Self> {
         Some(match number {
@@ -92,11 +106,17 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { (x * std::f64::consts::PI).sin() / (x * std::f64::consts::PI) }
 }
 
-/// Resizes as torchvision does with antialiasing; equal sizes leave the bytes alone.
+/// Resizes as torchvision does with antialiasing; equal sizes leave the bytes alone. Rows of the
+/// result go to `emit` in order.
 ///
 /// # Errors
 /// [`MediaError::Filter`] for the two filters that torchvision lacks; [`MediaError::Empty`].
-pub(super) fn resize(picture: &Rgb8, to: Size, filter: Filter) -> Result<Rgb8, MediaError> {
+pub(super) fn resize(
+    picture: &Rgb8,
+    to: Size,
+    filter: Filter,
+    emit: &mut Rows<'_>,
+) -> Result<(), MediaError> {
     if to.height == 0 || to.width == 0 {
         return Err(MediaError::Empty { size: to });
     }
@@ -106,20 +126,16 @@ pub(super) fn resize(picture: &Rgb8, to: Size, filter: Filter) -> Result<Rgb8, M
         Filter::Nearest => {
             let (rows, columns) =
                 (nearest_exact(from.height, to.height), nearest_exact(from.width, to.width));
-            return Ok(gather(picture, &rows, &columns));
+            gather(picture, &rows, &columns, emit);
+            return Ok(());
         }
         Filter::Bicubic | Filter::Bilinear | Filter::Lanczos => {}
     }
-    let wide = if from.width == to.width {
-        picture.clone()
-    } else {
-        across(picture, &fixed_16(&Axis::new(from.width, to.width, filter)))
-    };
-    Ok(if from.height == to.height {
-        wide
-    } else {
-        down(&wide, &fixed_16(&Axis::new(from.height, to.height, filter)))
-    })
+    let axis =
+        |from: usize, to: usize| (from != to).then(|| fixed_16(&Axis::new(from, to, filter)));
+    let (columns, rows) = (axis(from.width, to.width), axis(from.height, to.height));
+    passes::resize(picture, columns.as_ref(), rows.as_ref(), emit);
+    Ok(())
 }
 
 /// Weights of one axis in binary64: for each output the first input and the normalised weights.
@@ -163,10 +179,11 @@ impl Axis {
     }
 }
 
-/// Weights of one axis in fixed point.
+/// Weights of one axis in fixed point: for each output the first input and its weights.
 pub(super) struct FixedAxis {
-    precision: u32,
-    spans: Vec<(usize, Vec<i32>)>,
+    /// Bits behind the point.
+    pub(super) precision: u32,
+    pub(super) spans: Vec<(usize, Vec<i32>)>,
 }
 
 /// torchvision's choice: as many bits as keep the largest weight within 16 bits.
@@ -176,55 +193,18 @@ fn fixed_16(axis: &Axis) -> FixedAxis {
     axis.fixed((0..22).find(full).unwrap_or(22))
 }
 
-/// The pass along rows: `[h, w, 3]` to `[h, outputs, 3]`.
-pub(super) fn across(picture: &Rgb8, axis: &FixedAxis) -> Rgb8 {
-    let Size { height, width } = picture.size();
-    let mut data = Vec::with_capacity(height * axis.spans.len() * 3);
-    for row in picture.data().as_chunks::<3>().0.chunks_exact(width) {
-        for (first, weights) in &axis.spans {
-            let [mut red, mut green, mut blue] = [1_i32 << (axis.precision - 1); 3];
-            for (pixel, weight) in row[*first..].iter().zip(weights) {
-                red += i32::from(pixel[0]) * weight;
-                green += i32::from(pixel[1]) * weight;
-                blue += i32::from(pixel[2]) * weight;
-            }
-            let sums = [red, green, blue].map(|sum| clamp(sum >> axis.precision));
-            data.extend_from_slice(&sums);
-        }
-    }
-    Rgb8 { size: Size { height, width: axis.spans.len() }, data }
-}
-
-/// The pass along columns: `[h, w, 3]` to `[outputs, w, 3]`.
-pub(super) fn down(picture: &Rgb8, axis: &FixedAxis) -> Rgb8 {
-    let width = picture.size().width;
-    let row_bytes = width * 3;
-    let mut data = Vec::with_capacity(axis.spans.len() * row_bytes);
-    let mut sums = vec![0_i32; row_bytes];
-    for (first, weights) in &axis.spans {
-        sums.fill(1 << (axis.precision - 1));
-        let rows = picture.data()[first * row_bytes..].chunks_exact(row_bytes);
-        for (row, weight) in rows.zip(weights) {
-            for (sum, value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(*value) * weight;
-            }
-        }
-        data.extend(sums.iter().map(|sum| clamp(sum >> axis.precision)));
-    }
-    Rgb8 { size: Size { height: axis.spans.len(), width }, data }
-}
-
 /// Picks whole pixels.
-pub(super) fn gather(picture: &Rgb8, rows: &[usize], columns: &[usize]) -> Rgb8 {
+pub(super) fn gather(picture: &Rgb8, rows: &[usize], columns: &[usize], emit: &mut Rows<'_>) {
     let row_bytes = picture.size().width * 3;
-    let mut data = Vec::with_capacity(rows.len() * columns.len() * 3);
+    let mut to = Vec::with_capacity(columns.len() * 3);
     for row in rows {
         let row = &picture.data()[row * row_bytes..][..row_bytes];
+        to.clear();
         for column in columns {
-            data.extend_from_slice(&row[column * 3..][..3]);
+            to.extend_from_slice(&row[column * 3..][..3]);
         }
+        emit(&to);
     }
-    Rgb8 { size: Size { height: rows.len(), width: columns.len() }, data }
 }
 
 /// torch's `nearest-exact`, which computes in f32.
@@ -255,22 +235,23 @@ pub(super) fn truncate(value: f64) -> usize {
     value as usize
 }
 
-#[expect(clippy::cast_sign_loss, reason = "between 0 and 255 after the clamp")]
-fn clamp(value: i32) -> u8 {
-    value.clamp(0, 255) as u8
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const ROW: [u8; 7] = [0, 10, 80, 255, 200, 3, 90];
 
+    fn resized(picture: &Rgb8, to: Size, filter: Filter) -> Result<Vec<u8>, MediaError> {
+        let mut data = Vec::new();
+        resize(picture, to, filter, &mut |row| data.extend_from_slice(row))?;
+        Ok(data)
+    }
+
     fn row(width: usize, filter: Filter) -> Vec<u8> {
         let data = ROW.iter().flat_map(|v| [*v; 3]).collect();
         let picture = Rgb8::new(Size { height: 1, width: 7 }, data).unwrap();
-        let out = resize(&picture, Size { height: 1, width }, filter).unwrap();
-        out.data().iter().step_by(3).copied().collect()
+        let out = resized(&picture, Size { height: 1, width }, filter).unwrap();
+        out.into_iter().step_by(3).collect()
     }
 
     /// (width, filter, bytes): vectors of docs/spec.md, section 3.5
@@ -311,9 +292,9 @@ mod tests {
         let at = |i: usize| u8::try_from((3 * (i / 3 % 90) + 5 * (i / 270) + 70 * (i % 3)) % 256);
         let data = (0..60 * 90 * 3).map(|i| at(i).unwrap()).collect();
         let picture = Rgb8::new(Size { height: 60, width: 90 }, data).unwrap();
-        let out = resize(&picture, Size { height: 56, width: 84 }, Filter::Bicubic).unwrap();
-        let sum: u64 = out.data().iter().map(|v| u64::from(*v)).sum();
-        let weighted = out.data().iter().zip(0_u64..).map(|(v, i)| u64::from(*v) * (i % 65521 + 1));
+        let out = resized(&picture, Size { height: 56, width: 84 }, Filter::Bicubic).unwrap();
+        let sum: u64 = out.iter().map(|v| u64::from(*v)).sum();
+        let weighted = out.iter().zip(0_u64..).map(|(v, i)| u64::from(*v) * (i % 65521 + 1));
         assert_eq!((sum, weighted.sum::<u64>() % (1 << 32)), (1_796_418, 4_078_664_390));
     }
 
@@ -321,7 +302,7 @@ mod tests {
     fn torchvision_has_neither_box_nor_hamming() {
         let picture = Rgb8::new(Size { height: 1, width: 1 }, vec![0; 3]).unwrap();
         for filter in [Filter::Box, Filter::Hamming] {
-            let error = resize(&picture, Size { height: 2, width: 2 }, filter).unwrap_err();
+            let error = resized(&picture, Size { height: 2, width: 2 }, filter).unwrap_err();
             assert!(matches!(error, MediaError::Filter { .. }), "{filter}");
         }
     }

@@ -3,7 +3,8 @@
 //! The weights of [`super::resize`] at a fixed precision of 22 bits; the order of the two passes
 //! depends on Pillow's version.
 
-use super::resize::{Axis, across, down, gather, truncate};
+use super::passes::{self, Rows};
+use super::resize::{Axis, gather, truncate};
 use super::{Filter, MediaError, Rgb8, Size};
 
 const PRECISION: u32 = 22;
@@ -17,7 +18,7 @@ pub(super) enum PassOrder {
     Pillow13,
 }
 
-/// Resizes as Pillow's `Image.resize` does.
+/// Resizes as Pillow's `Image.resize` does; rows of the result go to `emit` in order.
 ///
 /// # Errors
 /// [`MediaError::Empty`] for a size without pixels.
@@ -26,32 +27,27 @@ pub(super) fn resize(
     to: Size,
     filter: Filter,
     order: PassOrder,
-) -> Result<Rgb8, MediaError> {
+    emit: &mut Rows<'_>,
+) -> Result<(), MediaError> {
     if to.height == 0 || to.width == 0 {
         return Err(MediaError::Empty { size: to });
     }
     let from = picture.size();
-    if from == to {
-        return Ok(picture.clone());
-    }
-    if filter == Filter::Nearest {
+    if filter == Filter::Nearest && from != to {
         let (rows, columns) = (nearest(from.height, to.height), nearest(from.width, to.width));
-        return Ok(gather(picture, &rows, &columns));
+        gather(picture, &rows, &columns, emit);
+        return Ok(());
     }
-    let wide = |picture: Rgb8| match from.width == to.width {
-        true => picture,
-        false => across(&picture, &Axis::new(from.width, to.width, filter).fixed(PRECISION)),
-    };
-    let tall = |picture: Rgb8| match from.height == to.height {
-        true => picture,
-        false => down(&picture, &Axis::new(from.height, to.height, filter).fixed(PRECISION)),
-    };
-    let picture = picture.clone();
-    Ok(if order == PassOrder::Pillow13 && rows_first(from, to) {
-        wide(tall(picture))
-    } else {
-        tall(wide(picture))
-    })
+    let axis =
+        |from: usize, to: usize| (from != to).then(|| Axis::new(from, to, filter).fixed(PRECISION));
+    let (columns, rows) = (axis(from.width, to.width), axis(from.height, to.height));
+    match rows {
+        Some(rows) if order == PassOrder::Pillow13 && rows_first(from, to) => {
+            passes::resize(&passes::down(picture, &rows), columns.as_ref(), None, emit);
+        }
+        rows => passes::resize(picture, columns.as_ref(), rows.as_ref(), emit),
+    }
+    Ok(())
 }
 
 /// Pillow 13 shrinks rows first where that saves more than twice what columns would.
@@ -79,6 +75,12 @@ mod tests {
 
     const ROW: [u8; 7] = [0, 10, 80, 255, 200, 3, 90];
 
+    fn resized(picture: &Rgb8, to: Size, filter: Filter, order: PassOrder) -> Vec<u8> {
+        let mut data = Vec::new();
+        resize(picture, to, filter, order, &mut |row| data.extend_from_slice(row)).unwrap();
+        data
+    }
+
     /// (filter, bytes): 7 to 3, docs/spec.md, section 3.6
     const ROWS: &[(Filter, [u8; 3])] = &[
         (Filter::Nearest, [10, 255, 3]),
@@ -95,8 +97,8 @@ mod tests {
         let picture = Rgb8::new(Size { height: 1, width: 7 }, data).unwrap();
         for (filter, expected) in ROWS {
             let to = Size { height: 1, width: 3 };
-            let out = resize(&picture, to, *filter, PassOrder::Legacy).unwrap();
-            let got: Vec<u8> = out.data().iter().step_by(3).copied().collect();
+            let out = resized(&picture, to, *filter, PassOrder::Legacy);
+            let got: Vec<u8> = out.into_iter().step_by(3).collect();
             assert_eq!(got, expected, "{filter}");
         }
     }
@@ -108,9 +110,9 @@ mod tests {
         let data = (0..60 * 90 * 3).map(|i| at(i).unwrap()).collect();
         let picture = Rgb8::new(Size { height: 60, width: 90 }, data).unwrap();
         let to = Size { height: 56, width: 84 };
-        let out = resize(&picture, to, Filter::Bicubic, PassOrder::Pillow13).unwrap();
-        let sum: u64 = out.data().iter().map(|v| u64::from(*v)).sum();
-        let weighted = out.data().iter().zip(0_u64..).map(|(v, i)| u64::from(*v) * (i % 65521 + 1));
+        let out = resized(&picture, to, Filter::Bicubic, PassOrder::Pillow13);
+        let sum: u64 = out.iter().map(|v| u64::from(*v)).sum();
+        let weighted = out.iter().zip(0_u64..).map(|(v, i)| u64::from(*v) * (i % 65521 + 1));
         assert_eq!((sum, weighted.sum::<u64>() % (1 << 32)), (1_795_843, 4_074_419_433));
     }
 

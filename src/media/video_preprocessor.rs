@@ -114,7 +114,7 @@ impl VideoPreprocessor {
         limits.check_kept(indices.len(), resized)?;
         let mut frames = Frames::empty(resized, indices.len());
         video
-            .read(indices, &mut |picture| frames.push(&self.frame.resize_to(picture, resized)?))?;
+            .read(indices, &mut |picture| self.frame.resize_into(picture, resized, &mut frames))?;
         let grid = self.frame.grid(frames.count(), resized);
         Ok(Prepared { frames, grid, decoded: video.size() })
     }

@@ -1,4 +1,9 @@
-//! Media of a conversation: read, measured, resized.
+//! Media of a conversation: read, measured, resized, several at a time.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+};
 
 use super::message::{PartKind, at};
 use super::parts::{Clip, Picture, SizeWishes};
@@ -105,7 +110,7 @@ impl Processor {
             Wanted::Picture(picture) => self.image(picture, *spot, depth),
             Wanted::Clip(clip) => self.video(clip, *spot, depth),
         };
-        wanted.iter().map(read).collect()
+        in_parallel(&wanted, self.limits.media_threads, read)
     }
 
     fn wanted(
@@ -236,6 +241,48 @@ impl Processor {
     }
 }
 
+/// Each item's result in order, or the first error in order, with up to `threads` at work.
+fn in_parallel<T: Sync, R: Send, E: Send>(
+    items: &[T],
+    threads: usize,
+    work: impl Fn(&T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let threads = threads.min(items.len());
+    if threads < 2 {
+        return items.iter().map(work).collect();
+    }
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let take = || {
+        let mut done = Vec::new();
+        // Items are taken in order: one before the first failure is never left out.
+        while !failed.load(Ordering::Relaxed)
+            && let Some((place, item)) = nth(items, next.fetch_add(1, Ordering::Relaxed))
+        {
+            let result = work(item);
+            failed.fetch_or(result.is_err(), Ordering::Relaxed);
+            done.push((place, result));
+        }
+        done
+    };
+    let mut done: Vec<(usize, Result<R, E>)> = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(take)).collect();
+        let mut done = take();
+        for other in others {
+            match other.join() {
+                Ok(more) => done.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        done
+    });
+    done.sort_by_key(|(place, _)| *place);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn nth<T>(items: &[T], place: usize) -> Option<(usize, &T)> {
+    items.get(place).map(|item| (place, item))
+}
+
 /// The processor with what a part asks for.
 fn wished(preprocessor: &Preprocessor, size: SizeWishes) -> Result<Preprocessor, MediaError> {
     let preprocessor = preprocessor.clone().with_budget(size.min_pixels, size.max_pixels)?;
@@ -260,4 +307,20 @@ fn shared_pixels(
 fn tokens(grid: GridThw, preprocessor: &Preprocessor, spot: Spot) -> Result<Tokens, PromptError> {
     let merge = preprocessor.merge_size();
     grid.merged_tokens(merge).ok_or(PromptError::Grid { spot, grid, merge })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_order_and_the_first_failure_counts() {
+        let items: Vec<usize> = (0..100).collect();
+        for threads in [0, 1, 2, 7, 200] {
+            let squares = in_parallel(&items, threads, |item| Ok::<_, usize>(item * item));
+            assert_eq!(squares.unwrap(), items.iter().map(|i| i * i).collect::<Vec<_>>());
+            let failing = |item: &usize| if item % 40 == 39 { Err(*item) } else { Ok(*item) };
+            assert_eq!(in_parallel(&items, threads, failing), Err(39), "{threads} threads");
+        }
+    }
 }

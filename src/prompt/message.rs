@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::{PromptError, Spot};
-use crate::media::{MediaError, Source, VideoSource};
+use crate::media::{MediaError, Rgb8, Source, VideoSource};
 
 /// Types of parts that the reference documents.
 const TYPES: [&str; 4] = ["text", "image", "image_url", "video"];
@@ -142,6 +142,11 @@ impl Part {
     /// An encoded picture.
     pub fn image_bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self::image(Source::Bytes(bytes.into()))
+    }
+
+    /// A picture that is decoded already.
+    pub fn image_rgb(picture: &Rgb8) -> Self {
+        Self::image_bytes(picture.to_pixmap())
     }
 
     /// A video: an animated picture, a folder of frames, or a list of them.

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde_json::{Map, Value};
 
@@ -54,6 +55,8 @@ pub struct PromptLimits {
     pub videos: usize,
     /// Each picture or video.
     pub media: Limits,
+    /// Threads that read pictures and videos of a conversation; results do not depend on them.
+    pub media_threads: usize,
 }
 
 /// The command line's and the library's.
@@ -65,6 +68,7 @@ impl Default for PromptLimits {
             pictures: 256,
             videos: 16,
             media: Limits::default(),
+            media_threads: thread::available_parallelism().map_or(1, usize::from).min(4),
         }
     }
 }
