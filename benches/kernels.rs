@@ -25,6 +25,7 @@ mod shapes;
 
 use half::bf16;
 use qwen2vl::device::Buffer;
+use qwen2vl::ops::activate::Activate;
 use qwen2vl::ops::attn_vision::{self, AttnVision};
 use qwen2vl::ops::embed::Embed;
 use qwen2vl::ops::gemm::{Gemm, Output, TILES, Variant};
@@ -35,7 +36,7 @@ use qwen2vl::ops::patch_embed::{Normalisation, Patchify};
 use qwen2vl::ops::rms_norm::{RmsNorm, RmsNormResidual};
 use qwen2vl::ops::rope_vision::RopeVision;
 use qwen2vl::ops::silu_mul::SiluMul;
-use qwen2vl::units::{GridThw, PatchRows, Tokens};
+use qwen2vl::units::{Activation, GridThw, PatchRows, Tokens};
 
 use harness::{Bench, int};
 use shapes::{
@@ -55,6 +56,7 @@ fn main() {
     rms_norm(bench);
     layer_norm(bench);
     silu_mul(bench);
+    activate(bench);
     mrope(bench);
     rope_vision(bench);
     embed(bench);
@@ -258,6 +260,17 @@ fn silu_mul(bench: &mut Bench) {
                 width,
             });
         }
+    }
+}
+
+/// ReLU, which no value drifts under in place; what a tower with another activation adds to a block.
+fn activate(bench: &mut Bench) {
+    for &rows in bench.sizes(&[64], &[1024, 4096]) {
+        let mut y = bench.random(rows * 4 * VISION);
+        row!(bench, &format!("activate/R{rows}"), |_| Activate {
+            y: y.view_mut().into(),
+            function: Activation::Relu,
+        });
     }
 }
 

@@ -229,6 +229,76 @@ impl fmt::Display for FloatType {
     }
 }
 
+/// What becomes of each number between two linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// It stays.
+    Linear,
+    /// `x sigmoid(1.702 x)`.
+    QuickGelu,
+    /// `x / 2 (1 + erf(x / sqrt(2)))`.
+    Gelu,
+    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// [`Activation::Gelu`] clipped to [-10, 10].
+    Gelu10,
+    /// `x sigmoid(x)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `max(x, 0)^2`.
+    Relu2,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x` above 0, `0.01 x` below.
+    LeakyRelu,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `tanh(x)`.
+    Tanh,
+    /// `x tanh(log(1 + exp(x)))`.
+    Mish,
+}
+
+impl Activation {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Linear,
+        Self::QuickGelu,
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::Gelu10,
+        Self::Silu,
+        Self::Relu,
+        Self::Relu2,
+        Self::Relu6,
+        Self::LeakyRelu,
+        Self::Sigmoid,
+        Self::Tanh,
+        Self::Mish,
+    ];
+
+    /// The one of a name of the reference's; several names may mean the same function.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "linear" => Self::Linear,
+            "quick_gelu" => Self::QuickGelu,
+            "gelu" | "gelu_python" => Self::Gelu,
+            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" => Self::GeluTanh,
+            "gelu_10" => Self::Gelu10,
+            "silu" | "swish" => Self::Silu,
+            "relu" => Self::Relu,
+            "relu2" => Self::Relu2,
+            "relu6" => Self::Relu6,
+            "leaky_relu" => Self::LeakyRelu,
+            "sigmoid" => Self::Sigmoid,
+            "tanh" => Self::Tanh,
+            "mish" => Self::Mish,
+            _ => return None,
+        })
+    }
+}
+
 /// A number of one of the types of [`FloatType`]. Conversions go through f32 and round to nearest,
 /// ties to even.
 pub trait Float:

@@ -25,6 +25,29 @@ typedef struct WorkItem {
   int32_t pad;
 } WorkItem;
 
+// kernels/activate.cu
+enum { ACTIVATE_THREADS = 256, ACTIVATE_VEC = 8 };  // block size; elements in one access
+enum {
+  ACTIVATE_QUICK_GELU = 0,
+  ACTIVATE_GELU = 1,
+  ACTIVATE_GELU_TANH = 2,
+  ACTIVATE_GELU_10 = 3,
+  ACTIVATE_SILU = 4,
+  ACTIVATE_RELU = 5,
+  ACTIVATE_RELU2 = 6,
+  ACTIVATE_RELU6 = 7,
+  ACTIVATE_LEAKY_RELU = 8,
+  ACTIVATE_SIGMOID = 9,
+  ACTIVATE_TANH = 10,
+  ACTIVATE_MISH = 11
+};
+typedef struct ActivateParams {
+  void* y;  // [n]
+  int64_t n;
+  int32_t kind;
+  int32_t pad;
+} ActivateParams;
+
 // kernels/attn_decode.cu
 // Block size; keys in a segment (N2); query heads that a block serves.
 enum { ATTN_DECODE_THREADS = 128, ATTN_DECODE_SEGMENT = 256, ATTN_DECODE_HEADS = 8 };

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     device::{Buffer, Device, FloatView, FloatViewMut, Floats},
     ops::{
+        activate::Activate,
         attn_vision::{self, AttnVision},
         embed::RowGather,
         gemm::{Gemm, Output},
@@ -30,7 +31,7 @@ use crate::{
         rope_vision::RopeVision,
         silu_mul::SiluMul,
     },
-    units::{GridThw, PatchRows, Tokens},
+    units::{Activation, GridThw, PatchRows, Tokens},
 };
 
 /// Epsilon of every norm of the tower: a constant of the reference.
@@ -386,11 +387,16 @@ impl Vision {
         norm(device, x, &block.norm2_weight, block.norm2_bias.as_ref(), normed)?;
         let raised = wide.view_mut().slice(0..rows * up)?;
         let gated = self.widths.windowed;
+        let function = self.config.vision.activation;
         Gemm {
             x: y.view().slice(0..rows * e)?,
             weight: block.up_weight.view(),
             bias: Some(block.up_bias.view()),
-            y: if gated { Output::Store(raised) } else { Output::QuickGelu(raised) },
+            y: match function {
+                Activation::QuickGelu if !gated => Output::QuickGelu(raised),
+                Activation::Gelu if !gated => Output::GeluErf(raised),
+                _ => Output::Store(raised),
+            },
             rows,
             outputs: up,
             inputs: e,
@@ -404,6 +410,9 @@ impl Vision {
                 width: f,
             }
             .launch(device)?;
+        } else if !matches!(function, Activation::QuickGelu | Activation::Gelu) {
+            let y = wide.view_mut().slice(0..rows * up)?;
+            Activate { y, function }.launch(device)?;
         }
         let lowered = if gated { act } else { wide };
         Gemm {

@@ -5,6 +5,7 @@
 use crate::device::DeviceError;
 use crate::units::{Bytes, FloatType};
 
+pub mod activate;
 mod attn;
 pub mod attn_decode;
 mod attn_f32;

@@ -30,6 +30,7 @@ macro_rules! kernel_params {
     )* };
 }
 kernel_params!(
+    ActivateParams,
     AttnDecodeParams,
     AttnPrefillParams,
     AttnProbsParams,

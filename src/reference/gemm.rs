@@ -45,7 +45,7 @@ pub fn gelu_erf<T: Float>(x: T) -> T {
 }
 
 /// The complementary error function, to about 1e-15 relative.
-fn erfc(x: f64) -> f64 {
+pub(super) fn erfc(x: f64) -> f64 {
     if x < 0.0 {
         return 2.0 - erfc(-x);
     }

@@ -1,6 +1,7 @@
 //! Scalar versions of every kernel: the oracles of the tests. Written from the formulas, with sums
 //! in f64; named by tests and benches alone.
 
+pub mod activate;
 pub mod attn;
 pub mod attn_decode;
 pub mod attn_prefill;

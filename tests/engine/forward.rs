@@ -279,6 +279,30 @@ fn other_settings_lie_over_those_of_the_checkpoint() {
     }
 }
 
+/// Towers with other activations than the published one.
+#[test]
+fn the_tower_takes_the_activation_of_the_file() {
+    let merged = |name: &str| {
+        let folder = model(|config| config["vision_config"]["hidden_act"] = json!(name));
+        values(&run(&folder, &picture()), "vision/image/merger").to_vec()
+    };
+    let near = |a: &[f32], b: &[f32]| {
+        let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
+        let difference = square(&mut a.iter().zip(b).map(|(a, b)| a - b));
+        (difference / square(&mut b.iter().copied())).sqrt()
+    };
+    let gelu = merged("gelu");
+    // Two forms of one function, one in an epilogue, one in a kernel of its own.
+    assert!(near(&merged("gelu_pytorch_tanh"), &gelu) < 0.02);
+    assert!(near(&merged("quick_gelu"), &gelu) < 0.2);
+    let others = ["relu", "silu", "tanh", "linear"].map(merged);
+    for (index, other) in others.iter().enumerate() {
+        assert!(other.iter().all(|value| value.is_finite()));
+        assert!(near(other, &gelu) > 0.03, "{index}: {}", near(other, &gelu));
+        assert!(others[..index].iter().all(|before| near(other, before) > 0.03), "{index}");
+    }
+}
+
 #[test]
 fn inputs_that_do_not_fit_are_refused_by_name() {
     let folder = model(|_| {});

@@ -8,6 +8,7 @@
 )]
 #![expect(unreachable_pub, reason = "what a module gives to the others of this binary is pub")]
 
+mod activate;
 mod attn_decode;
 mod attn_f32;
 mod attn_mutants;

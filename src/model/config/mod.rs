@@ -21,7 +21,7 @@ pub use rope::RopeScaling;
 pub use vision::{Family, TimeRule, VISION_HEAD_DIMS, VisionConfig, WindowedConfig};
 
 use self::{fields::Fields, rope::RopeFields};
-use crate::units::{FloatType, TokenId, Tokens};
+use crate::units::{Activation, FloatType, TokenId, Tokens};
 
 /// Name of the file inside a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -302,7 +302,9 @@ fn check_head_dim(fields: &Fields<'_>, head_dim: usize) -> Result<(), ConfigErro
 fn check_activation(fields: &Fields<'_>, built: &'static str) -> Result<(), ConfigError> {
     match fields.raw("hidden_act") {
         None => Ok(()),
-        Some(Value::String(name)) if name == built => Ok(()),
+        Some(Value::String(name)) if Activation::of_name(name) == Activation::of_name(built) => {
+            Ok(())
+        }
         Some(Value::String(_)) => Err(fields.unsupported("hidden_act", built)),
         Some(_) => Err(fields.wrong_type("hidden_act", "a text")),
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::units::Activation;
 
 fn parse(value: &Value) -> Result<ModelConfig, ConfigError> {
     ModelConfig::parse(value.to_string().as_bytes(), Path::new("c.json"))
@@ -65,6 +66,7 @@ fn the_flat_layout_is_read() {
         temporal_patch_size: 2,
         patch_width: 1176,
         merged_width: 640,
+        activation: Activation::QuickGelu,
         windowed: None,
     };
     let tokens = VisionTokens {
@@ -297,7 +299,7 @@ fn what_is_not_built_is_refused_by_key() {
         ("model_type", json!("qwen3_vl"), "model_type"),
         ("quantization_config", json!({"bits": 4}), "quantization_config"),
         ("hidden_act", json!("gelu"), "hidden_act"),
-        ("vision_config.hidden_act", json!("silu"), "vision_config.hidden_act"),
+        ("vision_config.hidden_act", json!("laplace"), "vision_config.hidden_act"),
         ("num_attention_heads", json!(1), "num_attention_heads"),
         ("vision_config.num_heads", json!(1), "vision_config.num_heads"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
@@ -307,6 +309,20 @@ fn what_is_not_built_is_refused_by_key() {
             ConfigError::Unsupported { key: found, .. } => assert_eq!(found, key),
             other => panic!("{path}: {other}"),
         }
+    }
+}
+
+#[test]
+fn activations_of_the_tower_are_read_by_their_names() {
+    for (name, activation) in [
+        ("gelu", Activation::Gelu),
+        ("gelu_pytorch_tanh", Activation::GeluTanh),
+        ("swish", Activation::Silu),
+        ("relu", Activation::Relu),
+        ("linear", Activation::Linear),
+    ] {
+        let config = parse(&with("vision_config.hidden_act", json!(name))).unwrap();
+        assert_eq!(config.vision.activation, activation, "{name}");
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{ConfigError, Fields, check_activation};
+use crate::units::Activation;
 
 /// Widths of a vision head that the kernels are built for.
 pub const VISION_HEAD_DIMS: [usize; 3] = [32, 64, 80];
@@ -65,6 +66,8 @@ pub struct VisionConfig {
     pub patch_width: usize,
     /// Channels of the rows that the merger reads, `embed_dim * spatial_merge_size^2`.
     pub merged_width: usize,
+    /// `hidden_act`: between the layers of the feed-forward layer; of the gate in Qwen2.5-VL.
+    pub activation: Activation,
     /// The tower of Qwen2.5-VL; `None` is that of Qwen2-VL.
     pub windowed: Option<WindowedConfig>,
 }
@@ -123,9 +126,10 @@ impl VisionConfig {
         let merged_width = product(&[embed_dim, spatial_merge_size, spatial_merge_size])
             .ok_or_else(|| fields.invalid("spatial_merge_size", "a merged row is too wide"))?;
         let depth = fields.positive("depth", 32)?;
+        let mut activation = Activation::Silu;
         let (mlp_width, hidden_size, windowed) = match family {
             Family::Qwen2Vl => {
-                check_activation(fields, "quick_gelu")?;
+                activation = read_activation(fields)?;
                 let hidden_size = fields.positive("hidden_size", 3584)?;
                 (mlp_width(fields, embed_dim)?, hidden_size, None)
             }
@@ -150,6 +154,7 @@ impl VisionConfig {
             temporal_patch_size,
             patch_width,
             merged_width,
+            activation,
             windowed,
         })
     }
@@ -190,6 +195,18 @@ impl WindowedConfig {
             Some(_) => return Err(fields.invalid("tokens_per_second", "it must be a rate")),
         };
         Ok(Self { window, full_blocks, tokens_per_second, time: TimeRule::default() })
+    }
+}
+
+fn read_activation(fields: &Fields<'_>) -> Result<Activation, ConfigError> {
+    match fields.raw("hidden_act") {
+        None => Ok(Activation::QuickGelu),
+        Some(Value::String(name)) => Activation::of_name(name).ok_or_else(|| {
+            let have =
+                "quick_gelu, the gelu family, silu, the relu family, sigmoid, tanh, mish, linear";
+            fields.unsupported("hidden_act", have)
+        }),
+        Some(_) => Err(fields.wrong_type("hidden_act", "a text")),
     }
 }
 
