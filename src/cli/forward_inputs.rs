@@ -160,11 +160,11 @@ fn past(file: &Path, bytes: &[u8]) -> Result<Option<PastKeyValues>, CliError> {
         }
         let (keys, values) = (Tensor::of(file, &found, &keys)?, Tensor::of(file, &found, &values)?);
         for tensor in [&keys, &values] {
-            let [_, _, length, _] = tensor.shape()?;
-            if !past.layers.is_empty() && length != past.length || length == 0 {
-                return Err(tensor.wrong("must have as many slots as the other layers, at least 1"));
+            let shape = tensor.shape()?;
+            if !past.layers.is_empty() && shape != past.shape || shape.contains(&0) {
+                return Err(tensor.wrong("must have the shape of the first layer's, no side 0"));
             }
-            past.length = length;
+            past.shape = shape;
         }
         past.layers.push(LayerKeyValues { keys: keys.floats()?, values: values.floats()? });
         read += 2;

@@ -323,6 +323,10 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
         input.past.as_mut().unwrap().layers.pop();
         input
     };
+    let turned = |mut input: ForwardInput| {
+        input.past.as_mut().unwrap().shape = [1, 8, 3, 16];
+        input
+    };
     let cases = [
         ("input_ids", ForwardInput { length: 5, ..plain() }),
         ("input_ids", ForwardInput { batch: 0, ..plain() }),
@@ -361,6 +365,7 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
         ("rope_deltas", ForwardInput { rope_deltas: Some(vec![0, 0]), ..behind() }),
         ("rope_deltas", ForwardInput { rope_deltas: Some(vec![-4]), ..behind() }),
         ("past_key_values", short(behind())),
+        ("past_key_values", turned(behind())),
         ("pixel_values", ForwardInput { pixel_values: Some(pixels(23)), ..picture() }),
         ("image_embeds", ForwardInput { image_embeds: Some(vec![0.0; 6 * 128]), ..picture() }),
         (
@@ -374,4 +379,13 @@ fn inputs_that_do_not_fit_are_refused_by_name() {
         assert!(error.to_string().starts_with(&format!("{field} = ")), "{field}: {error}");
         assert_eq!(error.code(), "invalid_request", "{field}: {error}");
     }
+}
+
+#[test]
+fn outputs_that_no_memory_holds_are_refused_before_anything_runs() {
+    let folder = model(|config| config["num_attention_heads"] = json!(4));
+    let input = text(vec![TokenId(1); 40_000]);
+    let options = ForwardOptions { device: choice(), attentions: true, ..Default::default() };
+    let error = forward(folder.path(), &input, &options).unwrap_err().to_string();
+    assert!(error.starts_with("attentions = 51200000000 bytes"), "{error}");
 }

@@ -39,9 +39,12 @@ impl Pages {
         past: &PastKeyValues,
     ) -> Result<Vec<f32>, EngineError> {
         let kv = self.kv;
-        let elements = [layout.batch, kv.kv_heads, layout.past, kv.head_dim]
-            .iter()
-            .try_fold(1usize, |product, factor| product.checked_mul(*factor));
+        let shape = [layout.batch, kv.kv_heads, layout.past, kv.head_dim];
+        if past.shape != shape {
+            let got = format!("{:?}", past.shape);
+            return Err(invalid("past_key_values", &got, "[B, kv heads, P, head_dim]"));
+        }
+        let elements = shape.iter().try_fold(1usize, |all, factor| all.checked_mul(*factor));
         if past.layers.len() != kv.layers {
             let got = format!("{} layers", past.layers.len());
             return Err(invalid("past_key_values", &got, "keys and values of every layer"));
@@ -49,7 +52,7 @@ impl Pages {
         let fits = |values: &Vec<f32>| Some(values.len()) == elements;
         if !past.layers.iter().all(|layer| fits(&layer.keys) && fits(&layer.values)) {
             let got = "tensors of another size";
-            return Err(invalid("past_key_values", got, "[B, kv heads, P, head_dim] each"));
+            return Err(invalid("past_key_values", got, "as large as their shape"));
         }
         let elements = kv.elements();
         let elements =

@@ -73,12 +73,19 @@ pub struct PositionIds {
 /// Keys and values of tokens before this pass, keys after their rotation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PastKeyValues {
-    /// P.
-    pub length: usize,
+    /// B, G, P, D.
+    pub shape: [usize; 4],
     /// `[B, P]`: which slots hold tokens; none is all.
     pub mask: Option<Vec<bool>>,
     /// L of them.
     pub layers: Vec<LayerKeyValues>,
+}
+
+impl PastKeyValues {
+    /// P.
+    pub fn length(&self) -> usize {
+        self.shape[2]
+    }
 }
 
 /// Keys and values of one layer, `[B, G, P, D]` each.

@@ -1,7 +1,7 @@
 //! The slots of a batch as sequences without padding: who attends to whom, and at which positions.
 
 use super::{
-    input::{ForwardInput, LogitsToKeep, PositionIds},
+    input::{ForwardInput, LogitsToKeep, PastKeyValues, PositionIds},
     invalid,
 };
 use crate::{
@@ -50,7 +50,7 @@ impl Layout {
         let slots = batch.checked_mul(length).filter(|slots| *slots > 0);
         let slots = slots.ok_or_else(|| invalid("input_ids", "empty", "[B, S], both above 0"))?;
         check_tokens(config, input, slots)?;
-        let past = input.past.as_ref().map_or(0, |past| past.length);
+        let past = input.past.as_ref().map_or(0, PastKeyValues::length);
         check_cache_position(input, past)?;
         let held = held(input, past, slots)?;
         let mut sequences = Vec::with_capacity(batch);

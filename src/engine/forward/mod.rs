@@ -39,6 +39,8 @@ use crate::{
     units::{FloatType, PatchRows, Tokens},
 };
 
+/// Bytes of all outputs together.
+const MAX_OUTPUTS: u128 = 16 << 30;
 /// Bytes of logits computed at once.
 const LOGIT_BYTES: usize = 256 << 20;
 
@@ -88,8 +90,8 @@ impl ForwardOutput {
             let layer = LayerKeyValues { keys: keys.values.clone(), values: values.values.clone() };
             layers.push(layer);
         }
-        let length = self.tensor("past/0/keys")?.shape[2];
-        Some(PastKeyValues { length, mask: Some(self.held.clone()), layers })
+        let shape = self.tensor("past/0/keys")?.shape.as_slice().try_into().ok()?;
+        Some(PastKeyValues { shape, mask: Some(self.held.clone()), layers })
     }
 }
 
@@ -155,6 +157,7 @@ impl<'a> Pass<'a> {
     ) -> Result<Self, EngineError> {
         let layout = Layout::new(config, input)?;
         let widths = Widths::new(config);
+        check_outputs(config, &layout, options)?;
         loss::check(input, &layout, widths.vocabulary)?;
         let media = Media::both(config, input)?;
         // Placeholders among embeddings are found once the model's own are known.
@@ -404,7 +407,9 @@ impl<'a> Pass<'a> {
         if self.options.hidden_states || self.input.labels.is_some() {
             return batch.logit_rows.clone();
         }
-        let kept = |slot: usize| self.layout.kept.contains(&(slot % self.layout.length));
+        let mut wanted = vec![false; self.layout.length];
+        self.layout.kept.iter().for_each(|slot| wanted[*slot] = true);
+        let kept = |slot: usize| wanted[slot % self.layout.length];
         let rows = batch.logit_rows.iter().zip(self.layout.packed_slots());
         rows.filter(|(_, slot)| kept(*slot)).map(|(row, _)| *row).collect()
     }
@@ -451,6 +456,36 @@ impl<'a> Pass<'a> {
         }
         FloatTensor { name: name.to_owned(), shape, values }
     }
+}
+
+/// Refuses outputs that no machine holds, before anything is loaded.
+fn check_outputs(
+    config: &ModelConfig,
+    layout: &Layout,
+    options: &ForwardOptions,
+) -> Result<(), EngineError> {
+    let text = &config.text;
+    let product = |factors: &[usize]| factors.iter().map(|factor| *factor as u128).product();
+    let slots = layout.past + layout.length;
+    let (batch, layers) = (layout.batch, text.num_hidden_layers);
+    let asked = |asked: bool, bytes: u128| if asked { bytes } else { 0 };
+    let hidden = product(&[4, layers + 1, batch, layout.length, text.hidden_size]);
+    let heads = text.num_attention_heads;
+    let attentions = product(&[4, layers, batch, heads, layout.length, slots]);
+    let cache = product(&[8, layers, batch, text.num_key_value_heads, slots, text.head_dim]);
+    let parts = [
+        ("logits", product(&[4, batch, layout.kept.len(), text.vocab_size])),
+        ("hidden_states", asked(options.hidden_states, hidden)),
+        ("attentions", asked(options.attentions, attentions)),
+        ("past_key_values", asked(options.key_values, cache)),
+    ];
+    let all: u128 = parts.iter().map(|(_, bytes)| bytes).sum();
+    if all <= MAX_OUTPUTS {
+        return Ok(());
+    }
+    let largest = parts.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let (field, bytes) = largest.unwrap_or(("logits", all));
+    Err(invalid(field, &format!("{bytes} bytes"), "below 16 GiB with all other outputs"))
 }
 
 /// Adds rows to the tensor of that name.
