@@ -9,6 +9,7 @@ use super::prompts::{self, PictureArgs, PromptArgs};
 use super::{CliError, DeviceArgs, Output, error, warnings};
 use crate::{
     engine::{Clock, Completion, Engine, EngineError, Sampling},
+    model::config::TimeRule,
     units::FloatType,
 };
 
@@ -42,6 +43,9 @@ pub(crate) struct AnswerArgs {
     /// Type of weights and activations
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     dtype: DtypeArg,
+    /// How the seconds of videos become positions of Qwen2.5-VL
+    #[arg(long, value_name = "RULE", default_value = "reference")]
+    mrope_time: TimeArg,
     /// Longest sequence in tokens, answer included
     #[arg(long, value_name = "N")]
     max_model_len: Option<usize>,
@@ -68,6 +72,25 @@ impl DtypeArg {
             Self::Bf16 => Some(FloatType::Bf16),
             Self::F16 => Some(FloatType::F16),
             Self::F32 => Some(FloatType::F32),
+        }
+    }
+}
+
+/// Rules of `--mrope-time`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum TimeArg {
+    /// Seconds are cut to whole ones first: videos of more than 2 frames a second stand still
+    Reference,
+    /// The product of seconds and rate is cut, as the model was trained
+    Exact,
+}
+
+impl TimeArg {
+    /// The rule.
+    pub(crate) fn rule(self) -> TimeRule {
+        match self {
+            Self::Reference => TimeRule::Reference,
+            Self::Exact => TimeRule::Exact,
         }
     }
 }
@@ -100,6 +123,7 @@ impl AnswerArgs {
         let clock = Clock::start();
         out.status("loading");
         let mut builder = Engine::builder(model).device(self.device.choice()?);
+        builder = builder.time_rule(self.mrope_time.rule());
         if let Some(tokens) = self.max_model_len {
             builder = builder.max_model_len(tokens);
         }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     CliError, DeviceArgs, ModelArgs, Output,
-    answers::DtypeArg,
+    answers::{DtypeArg, TimeArg},
     error::exit,
     forward_inputs::{self, Others},
     tensors::{self, Written},
@@ -51,6 +51,9 @@ pub(crate) struct ForwardArgs {
     /// Let the longest row choose the state of dynamic and longrope rotations, as the reference does
     #[arg(long)]
     batch_rope_length: bool,
+    /// How the seconds of videos become positions of Qwen2.5-VL
+    #[arg(long, value_name = "RULE", default_value = "reference")]
+    mrope_time: TimeArg,
     /// Type of weights and activations
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     dtype: DtypeArg,
@@ -64,6 +67,7 @@ pub(crate) fn run(arguments: &ForwardArgs, out: &mut Output) -> Result<u8, CliEr
     let options = ForwardOptions {
         device: arguments.device.choice()?,
         dtype: arguments.dtype.wish(),
+        time_rule: arguments.mrope_time.rule(),
         hidden_states: arguments.hidden_states,
         attentions: arguments.attentions,
         key_values: arguments.kv,

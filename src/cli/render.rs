@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::answers::TimeArg;
 use super::error::exit;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
@@ -29,6 +30,9 @@ pub(crate) struct RenderArgs {
     prompt: PromptArgs,
     #[command(flatten)]
     end: EndArgs,
+    /// How the seconds of videos become positions of Qwen2.5-VL
+    #[arg(long, value_name = "RULE", default_value = "reference")]
+    mrope_time: TimeArg,
     /// Print token ids instead of text
     #[arg(long)]
     ids: bool,
@@ -43,6 +47,7 @@ pub(crate) struct RenderArgs {
 pub(crate) fn run(arguments: &RenderArgs, out: &mut Output) -> Result<u8, CliError> {
     let conversations = prompts::conversations(&arguments.messages)?;
     let config = ModelConfig::load(&arguments.model.model)?;
+    let config = config.with_time_rule(arguments.mrope_time.rule());
     let processor = Processor::with_config(&arguments.model.model, &config)?;
     let processor = arguments.prompt.apply(arguments.pictures.apply(processor)?)?;
     let options = arguments.end.apply(arguments.prompt.options());

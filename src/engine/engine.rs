@@ -17,8 +17,12 @@ use crate::{
     device::{Device, DeviceChoice},
     media::{Decoding, Ffmpeg, FrameWishes, Resizer},
     model::{
-        Model, ModelOptions, checkpoint::Checkpoint, config::ModelConfig,
-        generation_config::GenerationConfig, weights, workspace::Workspace,
+        Model, ModelOptions,
+        checkpoint::Checkpoint,
+        config::{ModelConfig, TimeRule},
+        generation_config::GenerationConfig,
+        weights,
+        workspace::Workspace,
     },
     prompt::{Grounding, MediaKind, Processed, Processor, PromptLimits},
     units::{FloatType, Tokens},
@@ -33,6 +37,7 @@ pub struct EngineBuilder {
     folder: PathBuf,
     device: DeviceChoice,
     dtype: Option<FloatType>,
+    time_rule: TimeRule,
     memory: Option<MemoryLimit>,
     max_model_len: Option<Tokens>,
     max_batch: usize,
@@ -81,6 +86,13 @@ impl EngineBuilder {
     #[must_use]
     pub fn dtype(mut self, dtype: FloatType) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// How the seconds of videos become positions of Qwen2.5-VL; without it as in the reference.
+    #[must_use]
+    pub fn time_rule(mut self, rule: TimeRule) -> Self {
+        self.time_rule = rule;
         self
     }
 
@@ -183,7 +195,7 @@ impl EngineBuilder {
     /// [`EngineError`]: a file of the checkpoint, a setting that is not built, no device, or not
     /// enough memory.
     pub fn build(self) -> Result<Engine, EngineError> {
-        let config = ModelConfig::load(&self.folder)?;
+        let config = ModelConfig::load(&self.folder)?.with_time_rule(self.time_rule);
         let generation = GenerationConfig::load(&self.folder)?;
         let processor = Processor::with_config(&self.folder, &config)?
             .with_decoding(self.decoding)
@@ -259,6 +271,7 @@ impl Engine {
             folder: folder.as_ref().to_owned(),
             device: DeviceChoice::Auto,
             dtype: None,
+            time_rule: TimeRule::default(),
             memory: None,
             max_model_len: None,
             max_batch: MAX_BATCH,

@@ -2,7 +2,7 @@
 //! against the forward pass.
 
 use qwen2vl::{
-    engine::{Engine, ForwardInput, Request, Sampling, forward},
+    engine::{Engine, ForwardInput, ForwardOptions, Request, Sampling, forward},
     media::Resizer,
     model::config::{ModelConfig, TimeRule},
     model::positions::{self, Grids},
@@ -11,7 +11,7 @@ use qwen2vl::{
 };
 use serde_json::{Value, json};
 
-use crate::forward::{check, options};
+use crate::forward::{check, input, options};
 use crate::pixels::{grids, ids, pixel_values, process, processor};
 use crate::rope::{check_positions, config_of};
 use crate::support::checkpoint::{golden_cases, goldens, model_folder};
@@ -116,6 +116,23 @@ fn seconds_are_cut_before_or_after_the_product() {
         let grids = Grids { images: &[], videos: &clip, seconds: Some(&[seconds]) };
         assert!(positions::sequence(&config, &prompt, grids).is_err(), "{seconds}");
     }
+}
+
+#[test]
+fn the_rule_of_seconds_is_an_option_of_a_pass() {
+    let document = golden_cases("qwen25");
+    let folder = model_folder(&document["model"]);
+    let slow = cases(&document, "forward", 7).into_iter().find(|case| case["name"] == "video-slow");
+    let mut input = input(slow.unwrap());
+    input.second_per_grid_ts = Some(vec![1.5]);
+    let times = |time_rule| {
+        let options = ForwardOptions { time_rule, ..options() };
+        let output = forward(folder.path(), &input, &options).unwrap();
+        let video: Vec<i64> = output.position_ids[3..15].iter().step_by(4).copied().collect();
+        video.iter().map(|time| time - video[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(times(TimeRule::Reference), [0, 2, 4]);
+    assert_eq!(times(TimeRule::Exact), [0, 3, 6]);
 }
 
 /// The first token of a greedy answer is the best of the forward pass over the same inputs.

@@ -17,6 +17,7 @@ mod attn_probs;
 mod attn_vision;
 mod check;
 mod embed;
+mod f32_mutants;
 mod gemm;
 mod gemm_f32;
 mod gemm_mutants;

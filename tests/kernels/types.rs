@@ -214,7 +214,7 @@ fn copies<T: Number>() {
     .unwrap();
     let got = y.read(device(), "row_gather");
     assert_same_bits(&got[72..144], &images[2 * 72..3 * 72], "a gathered row");
-    assert_same_bits(&got[..72], &vec![T::default(); 72], "a row without source");
+    assert_same_bits(&got[..72], &[T::default(); 72], "a row without source");
 }
 
 /// Rows into pages and back: what is gathered is what was appended.

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     device::DeviceChoice,
-    model::config::{ConfigError, ModelConfig},
+    model::config::{ConfigError, ModelConfig, TimeRule},
     units::{FloatType, GridThw, TokenId},
 };
 
@@ -117,6 +117,8 @@ pub struct ForwardOptions {
     pub device: DeviceChoice,
     /// What the model computes in; none is the checkpoint's own type.
     pub dtype: Option<FloatType>,
+    /// How the seconds of videos become positions of Qwen2.5-VL.
+    pub time_rule: TimeRule,
     /// `hidden_states/0` to `hidden_states/L`.
     pub hidden_states: bool,
     /// `attentions/0` to `attentions/L-1`, by kernels of their own.
@@ -135,9 +137,10 @@ pub struct ForwardOptions {
 
 impl ForwardOptions {
     pub(super) fn read_config(&self, folder: &Path) -> Result<ModelConfig, ConfigError> {
-        match &self.config {
+        let config = match &self.config {
             None => ModelConfig::load(folder),
             Some(file) => ModelConfig::load_over(folder, file),
-        }
+        };
+        Ok(config?.with_time_rule(self.time_rule))
     }
 }

@@ -25,6 +25,8 @@ use crate::units::{Activation, FloatType, TokenId, Tokens};
 
 /// Name of the file inside a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
+/// Most layers of a model: settings of each are held before a weight file is opened.
+const MOST_LAYERS: usize = 65_536;
 /// Widths of a decoder head that the kernels are built for.
 pub const TEXT_HEAD_DIMS: [usize; 3] = [32, 64, 128];
 
@@ -149,6 +151,16 @@ impl ModelConfig {
         Self::from_object(&fields::parse_object(json, file)?, file)
     }
 
+    /// The same with another rule for the seconds of videos; of Qwen2-VL, which counts frames, the
+    /// same.
+    #[must_use]
+    pub fn with_time_rule(mut self, rule: TimeRule) -> Self {
+        if let Some(windowed) = &mut self.vision.windowed {
+            windowed.time = rule;
+        }
+        self
+    }
+
     fn from_object(object: &Map<String, Value>, file: &Path) -> Result<Self, ConfigError> {
         let top = Fields::new(file, object);
         let family = family(&top)?;
@@ -243,6 +255,9 @@ impl TextConfig {
         check_head_dim(fields, head_dim)?;
         check_activation(fields, "silu")?;
         let num_hidden_layers = fields.positive("num_hidden_layers", 80)?;
+        if num_hidden_layers > MOST_LAYERS {
+            return Err(fields.invalid("num_hidden_layers", "a model has at most 65,536 layers"));
+        }
         let windows = layers::windows(fields, num_hidden_layers)?;
         let max_position_embeddings = fields.positive("max_position_embeddings", 32_768)?;
         let rope = RopeFields::read(fields)?;

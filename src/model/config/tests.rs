@@ -231,6 +231,7 @@ fn a_bad_value_is_named() {
         ("hidden_size", json!(256.5), "hidden_size = 256.5, but must be an integer"),
         ("hidden_size", json!(1u64 << 40), "hidden_size = 1099511627776, but must be an integer"),
         ("hidden_size", json!(null), "hidden_size = null, but must be a positive integer"),
+        ("num_hidden_layers", json!(65_537), "a model has at most 65,536 layers"),
         ("vocab_size", json!("640"), "vocab_size = \"640\", but must be an integer"),
         ("num_key_value_heads", json!(3), "must be a multiple of num_key_value_heads"),
         ("num_key_value_heads", json!(0), "num_key_value_heads = 0"),
