@@ -108,12 +108,13 @@ pub(crate) fn top_scores(bench: &mut Bench) {
                 target: -1,
                 offset: -3.0,
                 flags: 0,
-                pad: 0,
+                pad: [0; 3],
             };
             let queries: Vec<TopQuery> = (0..batch.sequences).map(query).collect();
             let queries = bench.upload(&queries);
             let mut ids = bench.alloc::<i32>(12 * sequences);
             let mut values = bench.alloc::<f32>(12 * sequences);
+            let mut ranks = bench.alloc::<f32>(12 * sequences);
             let mut summary = bench.alloc::<TopSummary>(sequences);
             let id = format!("top_scores/{}/B{sequences}", model.name);
             row!(bench, &id, |_| TopScores {
@@ -121,6 +122,7 @@ pub(crate) fn top_scores(bench: &mut Bench) {
                 queries: queries.view(),
                 ids: ids.view_mut(),
                 values: values.view_mut(),
+                ranks: ranks.view_mut(),
                 summary: summary.view_mut(),
                 rows: sequences,
                 vocabulary: batch.vocabulary,

@@ -2,12 +2,13 @@
 //
 // What     v[id] = scores[row][id] + offset. The n ids with the largest rank, best first, equal
 // ranks
-//          by rising id, with their v. The rank of an id is v; for a query that perturbs it is v -
-//          log(e), e exponential by Philox(seed; step, choice, id, 1), so that the ids are n draws
-//          without replacement from softmax(v), in the order of drawing. A query that normalises
-//          has v less the log-sum-exp of the row, and of `target` too. Ranks that are NaN: status.
-// Shapes   scores f32 [rows, ld]; queries [B]; ids i32 and values f32 [B, N], of which the first n
-// of
+//          by rising id, with their v and rank. The rank of an id is v; for a query that perturbs
+//          it is v - log(e), e exponential by Philox(seed; step, choice, id, 1), so that the ids
+//          are n draws without replacement from softmax(v), in the order of drawing. A query that
+//          normalises has v less the log-sum-exp of the row, and of `target` too. Ranks that are
+//          NaN: status.
+// Shapes   scores f32 [rows, ld]; queries [B]; ids i32, values and ranks f32 [B, N], of which the
+// first n of
 //          a row are written; summary [B]. 0 <= n <= min(N, V), N <= 1024.
 // Mapping  grid B, block 1024; a block owns a query: four passes find the n-th rank (radix select),
 //          four its ids if it has equals, one collects, then thread i places candidate i.
@@ -92,6 +93,7 @@ __device__ __forceinline__ void top_scores(const TopScoresParams& p) {
   }
   const int64_t at = int64_t(blockIdx.x) * p.N + place;
   p.ids[at] = s_ids[own];
+  p.ranks[at] = from_orderable(s_keys[own]);
   p.values[at] = row[s_ids[own]] + query.offset - shift - log_sum;
 }
 

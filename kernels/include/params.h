@@ -64,8 +64,8 @@ typedef struct AttnDecodeParams {
   int64_t ld_q, ld_o;
   KvStrides kv;
   int32_t H, G, ld_pages, max_segments;
-  int32_t window;    // keys that a row sees, itself included; INT32_MAX: all
-  float scale;  // log2(e) / sqrt(D); f32: 1 / sqrt(D)
+  int32_t window;  // keys that a row sees, itself included; INT32_MAX: all
+  float scale;     // log2(e) / sqrt(D); f32: 1 / sqrt(D)
 } AttnDecodeParams;
 
 // kernels/attn_f32.cu
@@ -88,8 +88,8 @@ typedef struct AttnPrefillParams {
   int64_t ld_q, ld_o;
   KvStrides kv;
   int32_t H, G, ld_pages;
-  int32_t window;    // keys that a row sees, itself included; INT32_MAX: all
-  float scale;  // log2(e) / sqrt(D); f32: 1 / sqrt(D)
+  int32_t window;  // keys that a row sees, itself included; INT32_MAX: all
+  float scale;     // log2(e) / sqrt(D); f32: 1 / sqrt(D)
   int32_t pad;
 } AttnPrefillParams;
 
@@ -353,14 +353,14 @@ enum {                        // flags of TopQuery
   TOP_SCORES_NORMALIZES = 1,  // values are log probabilities
   TOP_SCORES_PERTURBS = 2,    // ids are drawn without replacement
 };
-// What is asked about one row. 40 bytes, no padding.
+// What is asked about one row. 48 bytes, no padding.
 typedef struct TopQuery {
   uint64_t seed;          // key of the perturbation
   uint32_t step, choice;  // counter of the perturbation
   int32_t row, n;
   int32_t target;  // id whose value is wanted, or -1
   float offset;    // is added to each score
-  uint32_t flags, pad;
+  uint32_t flags, pad[3];
 } TopQuery;
 typedef struct TopSummary {
   float target;     // its value, else 0
@@ -371,6 +371,7 @@ typedef struct TopScoresParams {
   const TopQuery* queries;  // [B]
   int32_t* ids;             // [B, N]
   float* values;            // [B, N]
+  float* ranks;             // [B, N]
   TopSummary* summary;      // [B]
   int64_t ld;
   int32_t B, V, N, pad;

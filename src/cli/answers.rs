@@ -3,43 +3,24 @@
 use std::{path::Path, time::Duration};
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::prompts::{self, PictureArgs, PromptArgs};
-use super::{CliError, DeviceArgs, Output, error, warnings};
+use super::{CliError, DeviceArgs, Output, error, sampling_flags::SamplingArgs, warnings};
 use crate::{
-    engine::{Clock, Completion, Engine, EngineError, Sampling},
+    engine::{Choice, Clock, Completion, Engine, EngineError, FinishReason, TokenLogprobs},
     model::config::TimeRule,
-    units::FloatType,
+    units::{FloatType, TokenId},
 };
+
+/// Sequences that an engine takes at once if it is not told.
+const DEFAULT_BATCH: usize = 8;
 
 /// How answers are made.
 #[derive(Debug, Args)]
 pub(crate) struct AnswerArgs {
-    /// Longest answer in tokens
-    #[arg(short = 'n', long, value_name = "N", alias = "max-tokens")]
-    pub(crate) max_new_tokens: Option<usize>,
-    /// Take the best token at each step; penalties of the checkpoint stay
-    #[arg(long, conflicts_with = "do_sample")]
-    greedy: bool,
-    /// Draw tokens at random, also where the checkpoint does not
-    #[arg(long)]
-    do_sample: bool,
-    /// Divides the scores before drawing
-    #[arg(long, value_name = "T")]
-    temperature: Option<f32>,
-    /// Draw from so many best tokens; 0 is off
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Draw from the smallest set of best tokens with this probability
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-    /// Makes tokens that occurred less likely; 1 is off
-    #[arg(long, value_name = "R")]
-    repetition_penalty: Option<f32>,
-    /// Key of the random numbers: the same seed, the same answer; without it 0
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
     /// Type of weights and activations
     #[arg(long, value_name = "TYPE", default_value = "auto")]
     dtype: DtypeArg,
@@ -96,23 +77,6 @@ impl TimeArg {
 }
 
 impl AnswerArgs {
-    /// Settings of a request.
-    pub(crate) fn sampling(&self) -> Sampling {
-        let do_sample = match (self.greedy, self.do_sample) {
-            (true, _) => Some(false),
-            (false, true) => Some(true),
-            (false, false) => None,
-        };
-        Sampling {
-            do_sample,
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-        }
-    }
-
     /// Loads the checkpoint; says how long it took.
     pub(crate) fn engine(
         &self,
@@ -127,6 +91,9 @@ impl AnswerArgs {
         if let Some(tokens) = self.max_model_len {
             builder = builder.max_model_len(tokens);
         }
+        if let Some(sequences) = self.sampling.sequences()?.filter(|n| *n > DEFAULT_BATCH) {
+            builder = builder.max_batch(sequences);
+        }
         if let Some(dtype) = self.dtype.wish() {
             builder = builder.dtype(dtype);
         }
@@ -139,20 +106,66 @@ impl AnswerArgs {
     }
 }
 
-/// One answer as JSON.
-pub(crate) fn answer(
+/// The answers of a request as JSON, each with what they share.
+pub(crate) fn answers(
     schema: &str,
     completion: &Completion,
     engine: &Engine,
     load: Duration,
-) -> Value {
+) -> Vec<Value> {
+    let shared = answer(schema, completion, engine, load);
+    let choices = completion.choices().into_iter().enumerate();
+    let document = |(index, choice): (usize, Choice)| {
+        let mut document = shared.clone();
+        if let Value::Object(fields) = &mut document {
+            fields.extend(choice_fields(index, &choice, engine));
+        }
+        document
+    };
+    choices.map(document).collect()
+}
+
+/// What is an answer's own.
+fn choice_fields(index: usize, choice: &Choice, engine: &Engine) -> Map<String, Value> {
+    let ids: Vec<u32> = choice.token_ids.iter().map(|id| id.0).collect();
+    let mut fields = Map::new();
+    fields.insert("choice".to_owned(), json!(index));
+    fields.insert("text".to_owned(), json!(choice.text));
+    fields.insert("token_ids".to_owned(), json!(ids));
+    fields.insert("finish_reason".to_owned(), json!(choice.finish_reason.name()));
+    if let FinishReason::StopString(place) = choice.finish_reason {
+        fields.insert("stop_string_index".to_owned(), json!(place));
+    }
+    if let Some(score) = choice.score {
+        fields.insert("score".to_owned(), json!(score));
+    }
+    if !choice.logprobs.is_empty() {
+        let tokens = choice.logprobs.iter().map(|token| logprobs(token, engine));
+        fields.insert("logprobs".to_owned(), tokens.collect());
+    }
+    fields
+}
+
+/// A token with its log probability and those of the best ones in its place.
+pub(crate) fn logprobs(token: &TokenLogprobs, engine: &Engine) -> Value {
+    let one = |id: TokenId, logprob: f32| {
+        let bytes = engine.processor().tokenizer().token_bytes(id);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        json!({ "id": id.0, "text": text, "logprob": logprob })
+    };
+    let mut document = one(token.id, token.logprob);
+    let top: Vec<Value> = token.top.iter().map(|(id, logprob)| one(*id, *logprob)).collect();
+    document["top"] = json!(top);
+    document
+}
+
+/// What the answers of a request share.
+fn answer(schema: &str, completion: &Completion, engine: &Engine, load: Duration) -> Value {
     let usage = &completion.usage;
     let timings = &completion.timings;
-    json!({
+    let mut document = json!({
         "schema": schema,
-        "text": completion.text,
-        "token_ids": completion.token_ids.iter().map(|id| id.0).collect::<Vec<_>>(),
-        "finish_reason": completion.finish_reason.name(),
+        "seed": completion.seed,
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
             "text_tokens": usage.prompt_tokens - usage.image_tokens - usage.video_tokens,
@@ -171,7 +184,12 @@ pub(crate) fn answer(
         "device": engine.device(),
         "dtype": engine.dtype().to_string(),
         "warnings": warnings::document(&warnings::of(&usage.media, usage.escaped)),
-    })
+    });
+    if !completion.prompt_logprobs.is_empty() {
+        let tokens = completion.prompt_logprobs.iter().map(|token| logprobs(token, engine));
+        document["prompt_logprobs"] = tokens.collect();
+    }
+    document
 }
 
 fn milliseconds(time: Duration) -> f64 {

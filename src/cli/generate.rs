@@ -43,36 +43,38 @@ pub(crate) fn run(arguments: &GenerateArgs, out: &mut Output) -> Result<u8, CliE
     let (engine, load) = arguments.answer.engine(&arguments.model.model, settings, out)?;
     let mut generations = Vec::new();
     for (index, conversation) in conversations.list.into_iter().enumerate() {
-        let mut request = Request::conversation(conversation)
-            .sampling(arguments.answer.sampling())
+        let request = Request::conversation(conversation)
             .add_vision_id(arguments.prompt.add_vision_id)
             .continue_final_message(arguments.continue_final_message)
             .control_text(arguments.prompt.control_text.into());
-        if let Some(tokens) = arguments.answer.max_new_tokens {
-            request = request.max_new_tokens(tokens);
-        }
+        let request = arguments.answer.sampling.apply(request)?;
         let submitted = engine.submit(request).map_err(CliError::from);
         generations.push(submitted.map_err(|error| {
             if conversations.batch { error.within(&format!("conversation {index}")) } else { error }
         })?);
     }
     let total = generations.len();
-    let mut documents = Vec::new();
+    let (mut documents, mut several) = (Vec::new(), conversations.batch);
     for (index, generation) in generations.into_iter().enumerate() {
         let completion = finish(generation, index, total, out)?;
         let usage = &completion.usage;
         warnings::print(&warnings::of(&usage.media, usage.escaped), out);
+        let answers = answers::answers("qwen2vl.generate/1", &completion, &engine, load);
         if out.is_json() {
-            documents.push(answers::answer("qwen2vl.generate/1", &completion, &engine, load));
+            several |= answers.len() > 1;
+            documents.extend(answers);
         } else if arguments.jsonl {
-            let document = answers::answer("qwen2vl.generate/1", &completion, &engine, load);
-            out.document(&document)?;
+            for document in &answers {
+                out.document(document)?;
+            }
         } else {
-            out.line(&completion.text)?;
+            for choice in completion.choices() {
+                out.line(&choice.text)?;
+            }
         }
     }
     if out.is_json() {
-        let alone = if conversations.batch { None } else { documents.pop() };
+        let alone = if several { None } else { documents.pop() };
         out.document(&alone.unwrap_or(Value::Array(documents)))?;
     }
     Ok(exit::DONE)

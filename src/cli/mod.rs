@@ -19,6 +19,7 @@ mod process_logits;
 mod prompts;
 mod render;
 mod run;
+mod sampling_flags;
 mod tensors;
 mod tokens;
 mod warnings;

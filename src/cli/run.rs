@@ -3,7 +3,7 @@
 use std::{io::Read, path::PathBuf};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     CliError, Output,
@@ -56,7 +56,7 @@ pub(crate) struct RunArgs {
 pub(crate) fn run(arguments: &RunArgs, out: &mut Output) -> Result<u8, CliError> {
     let clock = Clock::start();
     let (model, question) = words(arguments)?;
-    let request = request(arguments, question);
+    let request = request(arguments, question)?;
     let settings = (&arguments.prompt, &arguments.pictures);
     let (engine, load) = arguments.answer.engine(&model, settings, out)?;
     let interrupt = Interrupt::listen()?;
@@ -67,12 +67,20 @@ pub(crate) fn run(arguments: &RunArgs, out: &mut Output) -> Result<u8, CliError>
             Event::Started(usage) => {
                 warnings::print(&warnings::of(&usage.media, usage.escaped), out);
             }
-            Event::Token(token) if streams => out.piece(&token.text)?,
+            // Of several answers the first is streamed.
+            Event::Token(token) if streams && token.choice == 0 => out.piece(&token.text)?,
             Event::Token(token) if arguments.jsonl => {
-                let (id, text) = (token.id.0, token.text);
-                out.document(
-                    &json!({ "type": "token", "index": token.index, "id": id, "text": text }),
-                )?;
+                let mut document = json!({
+                    "type": "token",
+                    "choice": token.choice,
+                    "index": token.index,
+                    "id": token.id.0,
+                    "text": token.text,
+                });
+                if let Some(logprobs) = &token.logprobs {
+                    document["logprobs"] = answers::logprobs(logprobs, &engine);
+                }
+                out.document(&document)?;
                 out.flush()?;
             }
             _ => {}
@@ -89,13 +97,21 @@ pub(crate) fn run(arguments: &RunArgs, out: &mut Output) -> Result<u8, CliError>
     let completion = generation.finish()?;
     if streams {
         out.line("")?;
-        out.note(&summary(&completion, engine.device_name(), clock));
-    } else {
-        let mut document = answers::answer("qwen2vl.run/1", &completion, &engine, load);
-        if arguments.jsonl {
-            document["type"] = json!("done");
+        for other in &completion.others {
+            out.line(&other.text)?;
         }
-        out.document(&document)?;
+        out.note(&summary(&completion, engine.device_name(), clock));
+        return Ok(exit::DONE);
+    }
+    let mut documents = answers::answers("qwen2vl.run/1", &completion, &engine, load);
+    if arguments.jsonl {
+        for document in &mut documents {
+            document["type"] = json!("done");
+            out.document(document)?;
+        }
+    } else {
+        let alone = if documents.len() == 1 { documents.pop() } else { None };
+        out.document(&alone.unwrap_or(Value::Array(documents)))?;
     }
     Ok(exit::DONE)
 }
@@ -134,17 +150,13 @@ fn words(arguments: &RunArgs) -> Result<(PathBuf, String), CliError> {
     Ok((model, text))
 }
 
-fn request(arguments: &RunArgs, question: String) -> Request {
+fn request(arguments: &RunArgs, question: String) -> Result<Request, CliError> {
     let parts: Vec<Part> = arguments.media.parts().chain([Part::text(question)]).collect();
     let system = arguments.system.iter().map(Message::system);
-    let mut request = Request::chat(system.chain([Message::user(parts)]))
-        .sampling(arguments.answer.sampling())
+    let request = Request::chat(system.chain([Message::user(parts)]))
         .add_vision_id(arguments.prompt.add_vision_id)
         .control_text(arguments.prompt.control_text.into());
-    if let Some(tokens) = arguments.answer.max_new_tokens {
-        request = request.max_new_tokens(tokens);
-    }
-    request
+    arguments.answer.sampling.apply(request)
 }
 
 fn summary(completion: &Completion, device: &str, clock: Clock) -> String {
@@ -155,5 +167,8 @@ fn summary(completion: &Completion, device: &str, clock: Clock) -> String {
         video => format!("video tokens {video}, "),
     };
     let seconds = clock.elapsed().as_secs_f64();
-    format!("(device: {device}; {seconds:.1} s; image tokens {image}, {video}new tokens {new})")
+    let seed = completion.seed.map(|seed| format!("; seed {seed}")).unwrap_or_default();
+    format!(
+        "(device: {device}; {seconds:.1} s; image tokens {image}, {video}new tokens {new}{seed})"
+    )
 }

@@ -6,11 +6,14 @@ use std::{
 };
 
 use super::{
-    Clock, EngineError, Generation, MemoryLimit, MemoryPlan, Request, Timings, Usage,
+    Clock, EngineError, Generation, MAX_LOGPROBS, MemoryLimit, MemoryPlan, Request, Timings, Usage,
     generation::MediaUse,
     placed::prompt_positions,
     plan::{MAX_BATCH, PREFILL_CHUNK, Wishes},
+    processors,
+    sampling::{self, Chosen, invalid},
     step::{Core, Stats, Submission},
+    stopping::Stopping,
     visual,
 };
 use crate::{
@@ -22,7 +25,7 @@ use crate::{
         config::{ModelConfig, TimeRule},
         generation_config::GenerationConfig,
         weights,
-        workspace::Workspace,
+        workspace::{Workspace, edit_entries},
     },
     prompt::{Grounding, MediaKind, Processed, Processor, PromptLimits},
     units::{FloatType, Tokens},
@@ -40,7 +43,7 @@ pub struct EngineBuilder {
     time_rule: TimeRule,
     memory: Option<MemoryLimit>,
     max_model_len: Option<Tokens>,
-    max_batch: usize,
+    max_batch: Option<usize>,
     prefill_chunk: usize,
     resizer: Option<Resizer>,
     min_pixels: Option<u64>,
@@ -64,7 +67,7 @@ pub struct Engine {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) core: Mutex<Core>,
-    pub(super) processor: Processor,
+    pub(super) processor: Arc<Processor>,
     config: ModelConfig,
     generation: GenerationConfig,
     plan: MemoryPlan,
@@ -112,10 +115,11 @@ impl EngineBuilder {
         self
     }
 
-    /// Sequences at once; without it 8.
+    /// Sequences at once; without it 8, or as many as the checkpoint's settings ask for in one
+    /// request.
     #[must_use]
     pub fn max_batch(mut self, sequences: usize) -> Self {
-        self.max_batch = sequences;
+        self.max_batch = Some(sequences);
         self
     }
 
@@ -220,7 +224,9 @@ impl EngineBuilder {
         let software = device.located().software;
         let wishes = Wishes {
             max_model_len: self.max_model_len,
-            max_batch: self.max_batch,
+            max_batch: self.max_batch.unwrap_or_else(|| {
+                generation.num_beams.max(generation.num_return_sequences).max(MAX_BATCH)
+            }),
             prefill_chunk: self.prefill_chunk,
             memory: self.memory.unwrap_or_else(|| MemoryLimit::of_device(software)),
             free: device.memory()?.free,
@@ -252,7 +258,7 @@ impl EngineBuilder {
         let core = Mutex::new(Core::new(device, model, workspace, plan.clone())?);
         let shared = Shared {
             core,
-            processor,
+            processor: Arc::new(processor),
             config,
             generation,
             plan,
@@ -274,7 +280,7 @@ impl Engine {
             time_rule: TimeRule::default(),
             memory: None,
             max_model_len: None,
-            max_batch: MAX_BATCH,
+            max_batch: None,
             prefill_chunk: PREFILL_CHUNK,
             resizer: None,
             min_pixels: None,
@@ -301,17 +307,20 @@ impl Engine {
         }
         let clock = Clock::start();
         let shared = &self.shared;
-        let chosen = request.sampling.over(&shared.generation)?;
+        let config = self.config(&request)?;
         // Headers say how large a request is: one that does not fit costs no pixel work.
         let counted = shared.processor.count(0, &request.conversation, request.options)?;
-        let max_new = self.max_new(&request, &usage(&counted))?;
+        let usage = usage(&counted);
+        let chosen = self.chosen(&request, config, &usage, clock)?;
         self.check_pictures(&counted)?;
-        let processed = shared.processor.process(0, &request.conversation, request.options)?;
-        let usage = usage(&processed);
-        let submission = self.submission(processed, chosen, max_new)?;
+        let processed = shared.processor.complete(0, &request.conversation, counted)?;
+        let seed = chosen.config.do_sample.then_some(chosen.seed);
+        let answers = chosen.config.num_return_sequences;
+        let submission = self.submission(processed, chosen)?;
         let timings = Timings { media: clock.elapsed(), ..Timings::default() };
         let id = shared.core.lock().unwrap_or_else(PoisonError::into_inner).submit(submission)?;
-        Ok(Generation::new(shared.clone(), id, usage, timings, request.deadline))
+        let generation = Generation::new(shared.clone(), id, usage, timings, seed, answers);
+        Ok(generation.until(request.deadline))
     }
 
     /// Name of the device in use, `cuda:N` or `software`.
@@ -349,7 +358,77 @@ impl Engine {
         &self.shared.warnings
     }
 
-    fn max_new(&self, request: &Request, usage: &Usage) -> Result<Tokens, EngineError> {
+    /// Settings of a request over its own, else over the checkpoint's.
+    fn config(&self, request: &Request) -> Result<GenerationConfig, EngineError> {
+        let base = request.config.as_ref().unwrap_or(&self.shared.generation);
+        let vocabulary = self.shared.config.text.vocab_size;
+        let mut config = request.sampling.over(base, vocabulary)?;
+        config.min_new_tokens = request.min_new_tokens.unwrap_or(config.min_new_tokens);
+        config.max_length = request.max_length.or(config.max_length);
+        if !request.stop.is_empty() {
+            config.stop_strings.clone_from(&request.stop);
+        }
+        if config.stop_strings.iter().any(String::is_empty) {
+            return Err(invalid("stop", "\"\"".to_owned(), "texts that are not empty"));
+        }
+        for (field, asked) in
+            [("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)]
+        {
+            let most = MAX_LOGPROBS.min(vocabulary);
+            if let Some(k) = asked.filter(|k| *k > most) {
+                return Err(invalid(field, k.to_string(), "at most 20 alternatives"));
+            }
+        }
+        if request.logprobs.is_some() && config.num_beams > 1 {
+            let allowed = "off in a beam search, whose answers have scores";
+            return Err(invalid("logprobs", "on".to_owned(), allowed));
+        }
+        let limits = self.shared.plan.limits();
+        let most = edit_entries(limits);
+        let entries = processors::most_entries(&config, limits.sequence_tokens);
+        if entries > most {
+            let got = format!("{entries} listed tokens");
+            return Err(invalid(
+                "generation_config",
+                got,
+                "lists of at most 16,384 tokens together",
+            ));
+        }
+        Ok(config)
+    }
+
+    fn chosen(
+        &self,
+        request: &Request,
+        config: GenerationConfig,
+        usage: &Usage,
+        clock: Clock,
+    ) -> Result<Chosen, EngineError> {
+        let stopping = Stopping {
+            eos: config.eos.clone(),
+            max_new: self.max_new(request, &config, usage)?,
+            strings: config.stop_strings.clone(),
+            max_time: config.max_time,
+            clock,
+            processor: self.shared.processor.clone(),
+        };
+        Ok(Chosen {
+            config,
+            stopping,
+            seed: request.sampling.seed.unwrap_or_else(sampling::drawn_seed),
+            logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
+        })
+    }
+
+    /// The longest answer: of `max_new_tokens` and `max_length` the first counts, as in the
+    /// reference.
+    fn max_new(
+        &self,
+        request: &Request,
+        config: &GenerationConfig,
+        usage: &Usage,
+    ) -> Result<Tokens, EngineError> {
         let limit = self.shared.plan.max_model_len();
         let prompt = Tokens(usage.prompt_tokens);
         let left = limit.0.saturating_sub(prompt.0);
@@ -359,20 +438,24 @@ impl Engine {
             max_new,
             limit,
         };
-        match request.max_new_tokens {
-            Some(Tokens(0)) => Err(EngineError::InvalidRequest {
-                field: "max_new_tokens",
-                got: "0".to_owned(),
-                allowed: "above 0",
-            }),
-            Some(asked) if asked.0 > left => Err(too_long(asked)),
-            Some(asked) => Ok(asked),
-            // Without a wish the answer is as long as fits.
-            None if left == 0 => Err(too_long(Tokens(1))),
-            None => {
-                let default = self.shared.generation.max_new_tokens;
-                Ok(Tokens(default.map_or(MAX_NEW_TOKENS, |tokens| tokens.0).min(left)))
+        if request.max_new_tokens == Some(Tokens(0)) {
+            return Err(invalid("max_new_tokens", "0".to_owned(), "above 0"));
+        }
+        if let Some(asked) = request.max_new_tokens {
+            return if asked.0 > left { Err(too_long(asked)) } else { Ok(asked) };
+        }
+        if left == 0 {
+            return Err(too_long(Tokens(1)));
+        }
+        match (config.max_new_tokens, config.max_length) {
+            (Some(asked), _) => Ok(Tokens(asked.0.min(left))),
+            (None, Some(length)) if length.0 <= prompt.0 => {
+                let got = format!("{} with {} prompt tokens", length.0, prompt.0);
+                Err(invalid("max_length", got, "above the length of the prompt"))
             }
+            (None, Some(length)) => Ok(Tokens((length.0 - prompt.0).min(left))),
+            // Without a wish the answer is as long as fits.
+            (None, None) => Ok(Tokens(MAX_NEW_TOKENS.min(left))),
         }
     }
 
@@ -400,15 +483,10 @@ impl Engine {
         Err(EngineError::InvalidRequest { field: "fps", got, allowed })
     }
 
-    fn submission(
-        &self,
-        processed: Processed,
-        chosen: super::sampling::Chosen,
-        max_new: Tokens,
-    ) -> Result<Submission, EngineError> {
+    fn submission(&self, processed: Processed, chosen: Chosen) -> Result<Submission, EngineError> {
         let shared = &self.shared;
         let placed = prompt_positions(&shared.config, &processed)?;
-        self.check_positions(placed.span(), max_new)?;
+        self.check_positions(placed.span(), chosen.max_new())?;
         let ids = processed.input_ids.clone();
         let visual = visual::rows(shared.config.tokens, &ids);
         let items = visual::inputs(&shared.processor, processed);
@@ -419,8 +497,6 @@ impl Engine {
             visual,
             items,
             chosen,
-            max_new,
-            eos: shared.generation.eos.clone(),
         })
     }
 }

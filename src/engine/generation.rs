@@ -6,11 +6,13 @@ use std::{
     time::Instant,
 };
 
-use super::{EngineError, FinishReason, Timings, engine::Shared, step::Outcome, timing};
+use super::{
+    EngineError, FinishReason, Timings, TokenLogprobs, engine::Shared, step::Outcome, timing,
+};
 use crate::{
     media::{PixelBudget, Size},
     prompt::{Detokenizer, MediaInput, MediaKind, SampledFrames},
-    units::{GridThw, SequenceId, TokenId, Tokens},
+    units::{GridThw, RequestId, TokenId, Tokens},
 };
 
 /// What happens to a request, in this order: started, tokens, done.
@@ -26,14 +28,18 @@ pub enum Event {
 }
 
 /// One token of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Token {
+    /// Which answer of the request.
+    pub choice: usize,
     /// Its place in the answer.
     pub index: usize,
     /// Its id.
     pub id: TokenId,
     /// Text that is complete with it; bytes of an unfinished character wait.
     pub text: String,
+    /// Its log probability, and the best tokens in its place, if they were asked for.
+    pub logprobs: Option<TokenLogprobs>,
 }
 
 /// Tokens of a request by kind.
@@ -87,7 +93,7 @@ impl From<&MediaInput> for MediaUse {
     }
 }
 
-/// A whole answer.
+/// A whole answer; of several the first, which in a beam search is the best.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {
     /// Its text without control tokens.
@@ -96,21 +102,72 @@ pub struct Completion {
     pub token_ids: Vec<TokenId>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// Log probabilities of its tokens, if they were asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Of a beam: its log probability over its length to the power of the length penalty.
+    pub score: Option<f32>,
+    /// The other answers of the request, in order.
+    pub others: Vec<Choice>,
+    /// Log probabilities of the prompt's tokens from the second on, if they were asked for.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
+    /// Key of the random numbers: with it the request gives the same answers again. None where
+    /// nothing was drawn.
+    pub seed: Option<u64>,
     /// What was counted.
     pub usage: Usage,
     /// Where the time went.
     pub timings: Timings,
 }
 
+/// One of several answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Its text without control tokens.
+    pub text: String,
+    /// Its tokens, the end token included.
+    pub token_ids: Vec<TokenId>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Log probabilities of its tokens, if they were asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Of a beam: its log probability over its length to the power of the length penalty.
+    pub score: Option<f32>,
+}
+
+impl Completion {
+    /// All answers in order.
+    pub fn choices(&self) -> Vec<Choice> {
+        let first = Choice {
+            text: self.text.clone(),
+            token_ids: self.token_ids.clone(),
+            finish_reason: self.finish_reason,
+            logprobs: self.logprobs.clone(),
+            score: self.score,
+        };
+        std::iter::once(first).chain(self.others.iter().cloned()).collect()
+    }
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+struct Draft {
+    detokenizer: Detokenizer,
+    text: String,
+    token_ids: Vec<TokenId>,
+    logprobs: Vec<TokenLogprobs>,
+    score: Option<f32>,
+    finish_reason: Option<FinishReason>,
+}
+
 /// A running request: an iterator of [`Event`]s that runs steps of the engine as it needs them.
 #[derive(Debug)]
 pub struct Generation {
     shared: Arc<Shared>,
-    id: SequenceId,
+    id: RequestId,
     events: VecDeque<Event>,
-    detokenizer: Detokenizer,
-    text: String,
-    token_ids: Vec<TokenId>,
+    drafts: Vec<Draft>,
+    prompt_logprobs: Vec<TokenLogprobs>,
+    seed: Option<u64>,
     usage: Usage,
     timings: Timings,
     deadline: Option<Instant>,
@@ -122,24 +179,39 @@ pub struct Generation {
 impl Generation {
     pub(super) fn new(
         shared: Arc<Shared>,
-        id: SequenceId,
+        id: RequestId,
         usage: Usage,
         timings: Timings,
-        deadline: Option<Instant>,
+        seed: Option<u64>,
+        answers: usize,
     ) -> Self {
+        let draft = || Draft {
+            detokenizer: Detokenizer::new(true),
+            text: String::new(),
+            token_ids: Vec::new(),
+            logprobs: Vec::new(),
+            score: None,
+            finish_reason: None,
+        };
         Self {
             shared,
             id,
             events: VecDeque::from([Event::Started(usage.clone())]),
-            detokenizer: Detokenizer::new(true),
-            text: String::new(),
-            token_ids: Vec::new(),
+            drafts: std::iter::repeat_with(draft).take(answers).collect(),
+            prompt_logprobs: Vec::new(),
+            seed,
             usage,
             timings,
-            deadline,
+            deadline: None,
             completion: None,
             ended: false,
         }
+    }
+
+    /// The same with a deadline.
+    pub(super) fn until(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     /// Runs to the end.
@@ -174,53 +246,75 @@ impl Generation {
     }
 
     fn advance(&mut self) -> Result<(), EngineError> {
+        let begun = self.drafts.iter().any(|draft| !draft.token_ids.is_empty());
         if self.deadline.is_some_and(timing::is_past) {
-            if self.token_ids.is_empty() {
+            if !begun {
                 return Err(EngineError::Deadline);
             }
             self.cancel();
-            self.complete(FinishReason::Deadline);
-            return Ok(());
+            return self.complete(FinishReason::Deadline);
         }
         let outcome = self.outcome()?;
         self.timings.vision += outcome.vision;
-        if self.token_ids.is_empty() {
-            self.timings.prefill += outcome.decoder;
-        } else {
+        if begun {
             self.timings.decode += outcome.decoder;
+        } else {
+            self.timings.prefill += outcome.decoder;
         }
-        let text = self.detokenizer.push(self.shared.processor.tokenizer(), outcome.token);
-        let index = self.token_ids.len();
-        self.token_ids.push(outcome.token);
-        self.add_text(index, outcome.token, text, outcome.finished.is_some());
-        if let Some(reason) = outcome.finished {
+        self.prompt_logprobs.extend(outcome.prompt_logprobs);
+        let gone = || EngineError::internal("an answer that was not asked for".to_owned());
+        let draft = self.drafts.get_mut(outcome.choice).ok_or_else(gone)?;
+        let mut text = String::new();
+        if let Some(token) = outcome.token {
+            text = draft.detokenizer.push(self.shared.processor.tokenizer(), token);
+        }
+        if outcome.finished.is_some() {
+            (draft.finish_reason, draft.score) = (outcome.finished, outcome.score);
+            text += &draft.detokenizer.finish();
+        }
+        draft.text += &text;
+        if let Some(id) = outcome.token {
+            let (choice, index) = (outcome.choice, draft.token_ids.len());
+            draft.token_ids.push(id);
+            draft.logprobs.extend(outcome.logprobs.clone());
+            let logprobs = outcome.logprobs;
+            self.events.push_back(Event::Token(Token { choice, index, id, text, logprobs }));
+        }
+        if outcome.last {
             self.ended = true;
-            self.complete(reason);
+            return self.complete(FinishReason::Length);
         }
         Ok(())
     }
 
-    fn add_text(&mut self, index: usize, id: TokenId, mut text: String, last: bool) {
-        if last {
-            text += &self.detokenizer.finish();
-        }
-        self.text += &text;
-        self.events.push_back(Event::Token(Token { index, id, text }));
-    }
-
-    fn complete(&mut self, finish_reason: FinishReason) {
+    /// Answers that have not ended by themselves end for `reason`.
+    fn complete(&mut self, reason: FinishReason) -> Result<(), EngineError> {
         let mut usage = self.usage.clone();
-        usage.completion_tokens = self.token_ids.len();
-        self.text += &self.detokenizer.finish();
+        usage.completion_tokens = self.drafts.iter().map(|draft| draft.token_ids.len()).sum();
+        let mut choices = self.drafts.drain(..).map(|mut draft| Choice {
+            text: draft.text + &draft.detokenizer.finish(),
+            token_ids: draft.token_ids,
+            finish_reason: draft.finish_reason.unwrap_or(reason),
+            logprobs: draft.logprobs,
+            score: draft.score,
+        });
+        let none = || EngineError::internal("a request without answers".to_owned());
+        let first = choices.next().ok_or_else(none)?;
         let completion = Completion {
-            text: self.text.clone(),
-            token_ids: self.token_ids.clone(),
-            finish_reason,
+            text: first.text,
+            token_ids: first.token_ids,
+            finish_reason: first.finish_reason,
+            logprobs: first.logprobs,
+            score: first.score,
+            others: choices.collect(),
+            prompt_logprobs: std::mem::take(&mut self.prompt_logprobs),
+            seed: self.seed,
             usage,
             timings: self.timings,
         };
         self.completion = Some(completion.clone());
         self.events.push_back(Event::Done(completion));
+        Ok(())
     }
 }
 

@@ -2,12 +2,16 @@
 //! decides who takes part in the next step.
 
 mod batch;
+mod beams;
 mod compare;
+mod deliver;
 #[expect(clippy::module_inception, reason = "the module's central type")]
 mod engine;
 mod error;
+mod family;
 mod forward;
 mod generation;
+mod launch;
 mod pages;
 mod placed;
 mod plan;
@@ -18,24 +22,26 @@ mod sampling;
 mod scheduler;
 mod sequence;
 mod step;
+mod stopping;
 mod timing;
 mod visual;
 
 pub use compare::{Compared, Comparison, Distance, ReferenceDump, Tolerance, compare};
 pub use engine::{Engine, EngineBuilder};
 pub use error::EngineError;
+pub use family::TokenLogprobs;
 pub use forward::{
     FloatTensor, ForwardInput, ForwardOptions, ForwardOutput, LayerKeyValues, LogitsToKeep,
     PastKeyValues, PositionIds, forward,
 };
-pub use generation::{Completion, Event, Generation, MediaUse, Token, Usage};
+pub use generation::{Choice, Completion, Event, Generation, MediaUse, Token, Usage};
 pub use placed::prompt_positions;
 pub use plan::{MemoryLimit, MemoryPlan};
 pub use process_logits::{LogitsInput, process_logits};
 pub use request::Request;
-pub use sampling::Sampling;
-pub use sequence::FinishReason;
+pub use sampling::{MAX_LOGPROBS, Sampling};
 pub use step::Stats;
+pub use stopping::FinishReason;
 pub use timing::{Clock, Timings};
 
 pub use crate::model::{checkpoint, generation_config, weights};

@@ -4,7 +4,7 @@
 //! What looks at the history is decided here, where the history is; what looks at scores runs on the
 //! device. Generation, beams and `process-logits` share this file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::EngineError;
 use crate::{
@@ -56,7 +56,7 @@ impl Program {
             self.edit(Edit::LogSoftmax, 0.0, &[])?;
         }
         self.biases(config, history)?;
-        self.penalties(config, history)?;
+        self.penalties(config, history, beams)?;
         self.list(Edit::Set, f32::NEG_INFINITY, &banned(config, history))?;
         self.forced(config, history)?;
         if config.remove_invalid_values {
@@ -92,20 +92,39 @@ impl Program {
         self.edit(Edit::Add, 0.0, &config.logit_bias)
     }
 
-    /// 3 and 4, and the penalties that are not the reference's.
+    /// 3 and 4, and the penalties that are not the reference's. Beams change places, so that the
+    /// sampler keeps no history of them: theirs is listed.
     fn penalties(
         &mut self,
         config: &GenerationConfig,
         history: History<'_>,
+        beams: bool,
     ) -> Result<(), EngineError> {
         if !is_one(config.encoder_repetition_penalty) {
             let prompt: BTreeSet<TokenId> = history.ids[..history.prompt].iter().copied().collect();
             self.list(Edit::Penalty, config.encoder_repetition_penalty.recip(), &prompt)?;
         }
-        if reads_history(config) {
-            self.edit(Edit::History, 0.0, &[])?;
+        if !reads_history(config) {
+            return Ok(());
         }
-        Ok(())
+        if !beams {
+            return self.edit(Edit::History, 0.0, &[]);
+        }
+        if !is_one(config.repetition_penalty) {
+            let seen: BTreeSet<TokenId> = history.ids.iter().copied().collect();
+            self.list(Edit::Penalty, config.repetition_penalty, &seen)?;
+        }
+        let mut counts: BTreeMap<TokenId, f32> = BTreeMap::new();
+        for id in &history.ids[history.prompt..] {
+            *counts.entry(*id).or_default() += 1.0;
+        }
+        let taken = |count: f32| -(config.presence_penalty + config.frequency_penalty * count);
+        let entries: Vec<(TokenId, f32)> =
+            counts.into_iter().map(|(id, count)| (id, taken(count))).collect();
+        if config.presence_penalty == 0.0 && config.frequency_penalty == 0.0 {
+            return Ok(());
+        }
+        self.edit(Edit::Add, 0.0, &entries)
     }
 
     /// 11 and 12.
@@ -170,6 +189,22 @@ impl Program {
         self.values.extend(entries.iter().map(|(_, value)| *value));
         Ok(())
     }
+}
+
+/// Most ids that the edits of a sequence of at most `length` tokens list: once for the n-grams and
+/// the prompt's penalty each, and what the settings list.
+pub(crate) fn most_entries(config: &GenerationConfig, length: usize) -> usize {
+    let lists = [
+        config.sequence_bias.len(),
+        config.logit_bias.len(),
+        config.bad_words_ids.len(),
+        config.suppress_tokens.len(),
+        config.begin_suppress_tokens.len(),
+        config.forced_eos.len() + 1,
+        2 * config.eos.len(),
+    ];
+    // Of beams also the history's penalties.
+    4 * length + lists.iter().sum::<usize>()
 }
 
 /// The last token of a sequence whose other tokens stand at the end of the history.

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{EngineError, Sampling};
+use crate::model::generation_config::GenerationConfig;
 use crate::prompt::{ControlText, Conversation, Message, Part, ProcessOptions, raw_prompts};
 use crate::units::Tokens;
 
@@ -12,7 +13,14 @@ pub struct Request {
     pub(super) conversation: Conversation,
     pub(super) options: ProcessOptions,
     pub(super) sampling: Sampling,
+    /// In place of the checkpoint's.
+    pub(super) config: Option<GenerationConfig>,
     pub(super) max_new_tokens: Option<Tokens>,
+    pub(super) max_length: Option<Tokens>,
+    pub(super) min_new_tokens: Option<usize>,
+    pub(super) stop: Vec<String>,
+    pub(super) logprobs: Option<usize>,
+    pub(super) prompt_logprobs: Option<usize>,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -24,9 +32,71 @@ impl Request {
 
     /// The same for a conversation read from JSON.
     pub fn conversation(conversation: Conversation) -> Self {
-        let options = ProcessOptions::default();
-        let sampling = Sampling::default();
-        Self { conversation, options, sampling, max_new_tokens: None, deadline: None }
+        Self {
+            conversation,
+            options: ProcessOptions::default(),
+            sampling: Sampling::default(),
+            config: None,
+            max_new_tokens: None,
+            max_length: None,
+            min_new_tokens: None,
+            stop: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+            deadline: None,
+        }
+    }
+
+    /// Settings in place of the checkpoint's `generation_config.json`; [`Request::sampling`] and the
+    /// others still win over them.
+    #[must_use]
+    pub fn generation_config(mut self, config: GenerationConfig) -> Self {
+        self.config = Some(config);
+        self
+    }
+
+    /// Longest sequence, the prompt included, where neither the request nor the settings say how
+    /// long an answer may be.
+    #[must_use]
+    pub fn max_length(mut self, tokens: usize) -> Self {
+        self.max_length = Some(Tokens(tokens));
+        self
+    }
+
+    /// No end token before so many tokens of an answer.
+    #[must_use]
+    pub fn min_new_tokens(mut self, tokens: usize) -> Self {
+        self.min_new_tokens = Some(tokens);
+        self
+    }
+
+    /// Texts that end an answer, themselves part of it, in place of the settings'.
+    #[must_use]
+    pub fn stop(mut self, strings: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.stop = strings.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// So many answers: drawn independently, or the best beams.
+    #[must_use]
+    pub fn n(mut self, answers: usize) -> Self {
+        self.sampling.num_return_sequences = Some(answers);
+        self
+    }
+
+    /// The log probability of each token of an answer, and of the `k` best in its place, at most
+    /// [`super::MAX_LOGPROBS`]; under the logits before any processor.
+    #[must_use]
+    pub fn logprobs(mut self, k: usize) -> Self {
+        self.logprobs = Some(k);
+        self
+    }
+
+    /// The same of the prompt's tokens from the second on.
+    #[must_use]
+    pub fn prompt_logprobs(mut self, k: usize) -> Self {
+        self.prompt_logprobs = Some(k);
+        self
     }
 
     /// A prompt with its control tokens, as the reference's processor takes it; media are bound to

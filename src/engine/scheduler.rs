@@ -88,13 +88,13 @@ mod tests {
     fn decoders_come_first_and_only_the_last_prompt_is_cut() {
         let mut all = BTreeMap::new();
         for (id, prompt) in [(0, 300), (1, 20), (2, 500)] {
-            let mut sequence = sequence(prompt, 10);
+            let mut sequence = sequence(prompt);
             sequence.phase = Phase::Prefill;
             all.insert(SequenceId(id), sequence);
         }
         let decoding = all.get_mut(&SequenceId(1)).unwrap();
         decoding.cached = 20;
-        decoding.accept(TokenId(3));
+        decoding.push(TokenId(3));
         decoding.phase = Phase::Decode;
         let share =
             |id, start, rows, sampled| Share { sequence: SequenceId(id), start, rows, sampled };

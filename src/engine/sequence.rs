@@ -1,7 +1,7 @@
 //! The state of one sequence between steps.
 
-use super::sampling::Chosen;
-use crate::units::{PageId, Pages, TokenId, Tokens};
+use super::{FinishReason, stopping::Stopping};
+use crate::units::{PageId, RequestId, TokenId, Tokens};
 
 /// Where a sequence stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,31 +14,12 @@ pub(crate) enum Phase {
     Decode,
 }
 
-/// Why a sequence ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// An end token of the checkpoint.
-    Stop,
-    /// As many new tokens as asked for.
-    Length,
-    /// The deadline came.
-    Deadline,
-}
-
-impl FinishReason {
-    /// Its name in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Deadline => "deadline",
-        }
-    }
-}
-
 /// One sequence: its tokens, positions and pages.
 #[derive(Debug)]
 pub(crate) struct Sequence {
+    pub(crate) family: RequestId,
+    /// Which answer of the request, or which beam.
+    pub(crate) choice: usize,
     /// Prompt, then answer.
     pub(crate) ids: Vec<TokenId>,
     pub(crate) prompt: Tokens,
@@ -56,20 +37,10 @@ pub(crate) struct Sequence {
     /// First of its rows among the image rows, while it holds them.
     pub(crate) image_row: Option<usize>,
     pub(crate) pages: Vec<PageId>,
-    /// Row of the sampler's history, while it has one.
-    pub(crate) slot: Option<usize>,
     pub(crate) phase: Phase,
-    pub(crate) chosen: Chosen,
-    pub(crate) max_new: Tokens,
-    pub(crate) eos: Vec<TokenId>,
 }
 
 impl Sequence {
-    /// Pages that hold the prompt and the longest answer.
-    pub(crate) fn pages_needed(&self) -> Pages {
-        Tokens(self.prompt.0 + self.max_new.0).pages()
-    }
-
     /// Tokens of the answer so far.
     pub(crate) fn new_tokens(&self) -> usize {
         self.ids.len() - self.prompt.0
@@ -80,19 +51,42 @@ impl Sequence {
         self.ids.len() - self.cached
     }
 
+    /// Tokens of the answer.
+    pub(crate) fn answer(&self) -> &[TokenId] {
+        &self.ids[self.prompt.0..]
+    }
+
     /// Appends a token of the answer and says whether it was the last.
-    pub(crate) fn accept(&mut self, token: TokenId) -> Option<FinishReason> {
+    pub(crate) fn accept(&mut self, token: TokenId, stopping: &Stopping) -> Option<FinishReason> {
+        let reason = stopping.reason(&self.ids, token, self.new_tokens());
+        self.push(token);
+        reason
+    }
+
+    /// Appends a token of the answer.
+    pub(crate) fn push(&mut self, token: TokenId) {
         self.ids.push(token);
         for axis in &mut self.positions {
             axis.push(self.next_position);
         }
         self.next_position += 1;
-        if self.eos.contains(&token) {
-            Some(FinishReason::Stop)
-        } else if self.new_tokens() >= self.max_new.0 {
-            Some(FinishReason::Length)
-        } else {
-            None
+    }
+
+    /// Another sequence that goes on from here, over pages of its own.
+    pub(crate) fn fork(&self, choice: usize, pages: Vec<PageId>) -> Self {
+        Self {
+            family: self.family,
+            choice,
+            ids: self.ids.clone(),
+            prompt: self.prompt,
+            cached: self.cached,
+            positions: self.positions.clone(),
+            next_position: self.next_position,
+            visual: Vec::new(),
+            visual_tokens: 0,
+            image_row: None,
+            pages,
+            phase: Phase::Decode,
         }
     }
 
@@ -111,9 +105,11 @@ impl Sequence {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn sequence(prompt: usize, max_new: usize) -> Sequence {
+    pub(crate) fn sequence(prompt: usize) -> Sequence {
         let axis: Vec<i32> = (0..i32::try_from(prompt).unwrap()).collect();
         Sequence {
+            family: RequestId(0),
+            choice: 0,
             ids: vec![TokenId(1); prompt],
             prompt: Tokens(prompt),
             cached: 0,
@@ -123,44 +119,28 @@ pub(crate) mod tests {
             visual_tokens: 0,
             image_row: None,
             pages: Vec::new(),
-            slot: None,
             phase: Phase::Waiting,
-            chosen: Chosen {
-                do_sample: false,
-                temperature: 1.0,
-                top_k: 0,
-                top_p: 1.0,
-                repetition_penalty: 1.0,
-                seed: 0,
-            },
-            max_new: Tokens(max_new),
-            eos: vec![TokenId(9), TokenId(8)],
         }
     }
 
     #[test]
-    fn any_end_token_ends_an_answer_and_is_part_of_it() {
-        let mut sequence = sequence(3, 5);
-        assert_eq!(sequence.accept(TokenId(4)), None);
-        assert_eq!(sequence.accept(TokenId(8)), Some(FinishReason::Stop));
-        assert_eq!(sequence.ids[3..], [TokenId(4), TokenId(8)]);
-        assert_eq!(sequence.positions[2], [0, 1, 2, 3, 4]);
-    }
-
-    #[test]
-    fn the_length_ends_an_answer() {
-        let mut sequence = sequence(60, 5);
-        let ends: Vec<_> = (0..5).map(|_| sequence.accept(TokenId(2))).collect();
-        assert_eq!(ends, [None, None, None, None, Some(FinishReason::Length)]);
-        assert_eq!(sequence.pages_needed(), Pages(2));
+    fn a_fork_goes_on_where_its_sequence_stands() {
+        let mut sequence = sequence(3);
+        sequence.cached = 3;
+        let mut fork = sequence.fork(1, vec![PageId(7)]);
+        sequence.push(TokenId(4));
+        fork.push(TokenId(8));
+        assert_eq!([sequence.answer(), fork.answer()], [[TokenId(4)], [TokenId(8)]]);
+        assert_eq!(fork.positions[2], [0, 1, 2, 3]);
+        assert_eq!((fork.cached, fork.pending(), fork.choice), (3, 1, 1));
     }
 
     #[test]
     fn placeholders_read_the_rows_that_the_sequence_holds() {
-        let mut sequence = sequence(5, 5);
+        let mut sequence = sequence(5);
         sequence.visual = vec![-1, 0, 1, -1, 2];
         sequence.image_row = Some(40);
-        sequence.accept(TokenId(2));
+        sequence.push(TokenId(2));
         assert_eq!(sequence.source(1, 6), [40, 41, -1, 42, -1]);
     }
 }

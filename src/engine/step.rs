@@ -1,34 +1,30 @@
-//! The machine behind the engine: admits sequences, runs one step at a time, reads back once.
+//! The machine behind the engine: admits sequences and runs one step at a time. What a step does on
+//! the device stands in `launch`, what becomes of its results in `deliver`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use super::{
-    EngineError,
-    batch::{Batch, Bounds, Chunk, Wanted},
+    EngineError, FinishReason,
+    beams::BeamSearch,
+    family::{Family, SharedPages, TokenLogprobs},
     pages::PagePool,
     plan::MemoryPlan,
-    sampling::Chosen,
-    scheduler::{RowRanges, Share, shares},
-    sequence::{FinishReason, Phase, Sequence},
+    processors,
+    sampling::{Chosen, invalid},
+    scheduler::{RowRanges, shares},
+    sequence::{Phase, Sequence},
     timing::Clock,
     visual::{self, VisualInput},
 };
 use crate::{
     device::{Counts, Device, FloatView},
-    model::{
-        Model,
-        decoder::DecoderStep,
-        rope::RopeBlocks,
-        workspace::{Part, Workspace},
-    },
-    ops::{
-        attn_decode, attn_prefill,
-        sample::{Rows, Sample, SampleResult, SampleSettings},
-    },
-    units::{Pages, SequenceId, TokenId, Tokens},
+    model::{Model, rope::RopeBlocks, workspace::Workspace},
+    ops::sample::Sample,
+    units::{PageId, Pages, RequestId, SequenceId, TokenId, Tokens},
 };
 
 /// A request that the caller has checked and prepared.
@@ -44,15 +40,24 @@ pub(crate) struct Submission {
     /// Pictures, then videos, in the order of their placeholders.
     pub(crate) items: Vec<VisualInput>,
     pub(crate) chosen: Chosen,
-    pub(crate) max_new: Tokens,
-    pub(crate) eos: Vec<TokenId>,
 }
 
-/// What a step did for one sequence.
+/// What a step did for one answer.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) token: TokenId,
+    /// Which answer of the request.
+    pub(crate) choice: usize,
+    /// None if the answer ends without one.
+    pub(crate) token: Option<TokenId>,
+    /// If they were asked for.
+    pub(crate) logprobs: Option<TokenLogprobs>,
     pub(crate) finished: Option<FinishReason>,
+    /// Of a finished beam: its log probability over its length to the power of the penalty.
+    pub(crate) score: Option<f32>,
+    /// Of the prompt's tokens, with the first outcome, if asked for.
+    pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
+    /// Nothing more comes for this request.
+    pub(crate) last: bool,
     /// Time of the steps since the last outcome: vision tower, decoder.
     pub(crate) vision: Duration,
     pub(crate) decoder: Duration,
@@ -76,21 +81,22 @@ pub struct Stats {
 /// Everything that one device runs, without a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Core {
-    device: Device,
-    model: Model,
-    workspace: Workspace,
-    plan: MemoryPlan,
-    rope: RopeBlocks,
+    pub(super) device: Device,
+    pub(super) model: Model,
+    pub(super) workspace: Workspace,
+    pub(super) plan: MemoryPlan,
+    pub(super) rope: RopeBlocks,
     pool: PagePool,
-    image_rows: RowRanges,
-    slots: Vec<Option<SequenceId>>,
-    /// The host's copy of the sampler's bitmap.
-    bitmap: Vec<u32>,
-    sequences: BTreeMap<SequenceId, Sequence>,
-    /// Media of sequences that the tower has not seen.
-    items: BTreeMap<SequenceId, Vec<VisualInput>>,
-    outbox: BTreeMap<SequenceId, VecDeque<Result<Outcome, EngineError>>>,
-    spent: BTreeMap<SequenceId, (Duration, Duration)>,
+    pub(super) image_rows: RowRanges,
+    /// Rows of the sampler's history, each of one sequence at most.
+    pub(super) slots: Vec<Option<SequenceId>>,
+    /// The host's copies of the sampler's history.
+    pub(super) bitmap: Vec<u32>,
+    pub(super) counts: Vec<u16>,
+    pub(super) sequences: BTreeMap<SequenceId, Sequence>,
+    pub(super) families: BTreeMap<RequestId, Family>,
+    /// Pages to be copied before the next step reads them: of whom, from, to.
+    pub(super) copies: Vec<(RequestId, PageId, PageId)>,
     next: usize,
     /// The first failure of the device; after it nothing runs.
     broken: Option<String>,
@@ -106,17 +112,17 @@ impl Core {
         let limits = plan.limits();
         let pages = u32::try_from(limits.pages)
             .map_err(|_too_many| EngineError::internal("page ids pass 2^32".to_owned()))?;
-        let words = Sample::bitmap_words(model.widths().vocabulary);
+        let vocabulary = model.widths().vocabulary;
         Ok(Self {
             rope: plan.rope().clone(),
             pool: PagePool::new(pages),
             image_rows: RowRanges::new(limits.image_rows),
             slots: vec![None; limits.sequences],
-            bitmap: vec![0; words * limits.sequences],
+            bitmap: vec![0; Sample::bitmap_words(vocabulary) * limits.sequences],
+            counts: vec![0; vocabulary * limits.sequences],
             sequences: BTreeMap::new(),
-            items: BTreeMap::new(),
-            outbox: BTreeMap::new(),
-            spent: BTreeMap::new(),
+            families: BTreeMap::new(),
+            copies: Vec::new(),
             next: 0,
             broken: None,
             device,
@@ -138,17 +144,47 @@ impl Core {
         }
     }
 
-    /// Queues a sequence; its tokens come by [`Core::take`].
+    /// Queues a request; its tokens come by [`Core::take`].
     ///
     /// # Errors
-    /// [`EngineError::Poisoned`] after a failure of the device.
-    pub(crate) fn submit(&mut self, submission: Submission) -> Result<SequenceId, EngineError> {
+    /// [`EngineError::Poisoned`] after a failure of the device; [`EngineError::PagesExhausted`] and
+    /// [`EngineError::InvalidRequest`] for what could never run.
+    pub(crate) fn submit(&mut self, submission: Submission) -> Result<RequestId, EngineError> {
         self.check_alive()?;
-        let id = SequenceId(self.next);
-        self.next += 1;
-        let visual_tokens = submission.visual.iter().filter(|place| **place >= 0).count();
-        let sequence = Sequence {
+        let chosen = Arc::new(submission.chosen);
+        let count = chosen.members();
+        if count > self.slots.len() {
+            let (got, allowed) =
+                (count.to_string(), "at most the sequences of a batch (max_batch)");
+            let field = if chosen.searches() { "num_beams" } else { "num_return_sequences" };
+            return Err(invalid(field, got, allowed));
+        }
+        let id = RequestId(self.next);
+        let members: Vec<SequenceId> = (self.next..self.next + count).map(SequenceId).collect();
+        self.next += count;
+        let search = chosen.searches().then(|| BeamSearch::new(&chosen.config, chosen.max_new().0));
+        let family = Family {
+            members,
             prompt: Tokens(submission.ids.len()),
+            pages: SharedPages::default(),
+            slots: Vec::new(),
+            search,
+            items: submission.items,
+            outbox: VecDeque::new(),
+            spent: (Duration::ZERO, Duration::ZERO),
+            prompt_logprobs: Vec::new(),
+            left: count,
+            chosen,
+        };
+        if family.pages_needed() > self.pool.total() {
+            let (wanted, free) = (family.pages_needed(), self.pool.total());
+            return Err(EngineError::PagesExhausted { wanted, free });
+        }
+        let visual_tokens = submission.visual.iter().filter(|place| **place >= 0).count();
+        let leader = Sequence {
+            family: id,
+            choice: 0,
+            prompt: family.prompt,
             ids: submission.ids,
             cached: 0,
             positions: submission.positions,
@@ -157,32 +193,27 @@ impl Core {
             visual_tokens,
             image_row: None,
             pages: Vec::new(),
-            slot: None,
             phase: Phase::Waiting,
-            chosen: submission.chosen,
-            max_new: submission.max_new,
-            eos: submission.eos,
         };
-        if sequence.pages_needed() > self.pool.total() {
-            let (wanted, free) = (sequence.pages_needed(), self.pool.total());
-            return Err(EngineError::PagesExhausted { wanted, free });
-        }
-        self.sequences.insert(id, sequence);
-        self.items.insert(id, submission.items);
-        self.outbox.insert(id, VecDeque::new());
-        self.spent.insert(id, (Duration::ZERO, Duration::ZERO));
+        self.sequences.insert(SequenceId(id.0), leader);
+        self.families.insert(id, family);
         Ok(id)
     }
 
-    /// The next outcome of a sequence, if a step has brought one.
-    pub(crate) fn take(&mut self, id: SequenceId) -> Option<Result<Outcome, EngineError>> {
-        self.outbox.get_mut(&id)?.pop_front()
+    /// The next outcome of a request, if a step has brought one.
+    pub(crate) fn take(&mut self, id: RequestId) -> Option<Result<Outcome, EngineError>> {
+        let outcome = self.families.get_mut(&id)?.outbox.pop_front();
+        let family = self.families.get(&id)?;
+        if family.left == 0 && family.outbox.is_empty() {
+            self.families.remove(&id);
+        }
+        outcome
     }
 
-    /// Forgets a sequence; its pages are free at once.
-    pub(crate) fn cancel(&mut self, id: SequenceId) {
+    /// Forgets a request; its pages are free at once.
+    pub(crate) fn cancel(&mut self, id: RequestId) {
         self.release(id);
-        self.outbox.remove(&id);
+        self.families.remove(&id);
     }
 
     /// One step for all that can take part.
@@ -207,48 +238,54 @@ impl Core {
         }
         for share in &shares {
             self.see(share.sequence)?;
+            let Some(sequence) = self.sequences.get_mut(&share.sequence) else { continue };
+            if let Some(family) = self.families.get_mut(&sequence.family) {
+                family.pages.extend(&mut sequence.pages, share.start + share.rows)?;
+            }
         }
         let clock = Clock::start();
-        let sampled: Vec<Share> = shares.iter().copied().filter(|share| share.sampled).collect();
-        let settings = self.launch(&shares, &sampled)?;
-        let results = self.sample(settings, sampled.len())?;
+        let lanes = self.lanes(&shares);
+        let brought = self.launch(&shares, &lanes)?;
         let elapsed = clock.elapsed();
+        let mut counted = None;
         for share in &shares {
-            if let Some(spent) = self.spent.get_mut(&share.sequence) {
-                spent.1 += elapsed;
-            }
-            if let Some(sequence) = self.sequences.get_mut(&share.sequence) {
-                sequence.cached += share.rows;
+            let Some(sequence) = self.sequences.get_mut(&share.sequence) else { continue };
+            sequence.cached += share.rows;
+            // The sequences of a request stand together in a step and take their time once.
+            if counted.replace(sequence.family) != Some(sequence.family)
+                && let Some(family) = self.families.get_mut(&sequence.family)
+            {
+                family.spent.1 += elapsed;
             }
         }
-        for (share, result) in sampled.iter().zip(results) {
-            self.deliver(share.sequence, result)?;
-        }
-        Ok(())
+        self.deliver(&lanes, brought)
     }
 
-    /// Gives waiting sequences what they need, in the order of their arrival.
+    /// Gives waiting requests what they need, in the order of their arrival.
     fn admit(&mut self) -> Result<(), EngineError> {
-        let waiting: Vec<SequenceId> = self
-            .sequences
-            .iter()
-            .filter(|(_, sequence)| sequence.phase == Phase::Waiting)
-            .map(|(id, _)| *id)
-            .collect();
+        let is_waiting = |sequence: &&Sequence| sequence.phase == Phase::Waiting;
+        let waiting = self.sequences.values().filter(is_waiting);
+        let waiting: Vec<RequestId> = waiting.map(|sequence| sequence.family).collect();
         for id in waiting {
-            let Some(sequence) = self.sequences.get_mut(&id) else { continue };
-            let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
-            if sequence.pages_needed() > self.pool.free() {
+            let Some(family) = self.families.get_mut(&id) else { continue };
+            let Some(leader) = family.leader() else { continue };
+            let Some(sequence) = self.sequences.get_mut(&leader) else { continue };
+            let free = self.slots.iter().enumerate().filter(|(_, held)| held.is_none());
+            let slots: Vec<usize> = free.map(|(slot, _)| slot).take(family.members.len()).collect();
+            if slots.len() < family.members.len() || family.pages_needed() > self.pool.free() {
                 break;
             }
             let Some(row) = self.image_rows.take(sequence.visual_tokens) else { break };
-            sequence.pages = self.pool.take(sequence.pages_needed())?;
+            family.pages = SharedPages::new(self.pool.take(family.pages_needed())?);
             sequence.image_row = (sequence.visual_tokens > 0).then_some(row);
-            sequence.slot = Some(slot);
             sequence.phase = Phase::Prefill;
-            self.slots[slot] = Some(id);
-            self.turn_prompt(id, slot)?;
-            self.start_history(id, slot)?;
+            for (slot, member) in slots.iter().zip(&family.members) {
+                self.slots[*slot] = Some(*member);
+            }
+            let first = slots.first().copied().unwrap_or(0);
+            family.slots = slots;
+            self.turn_prompt(leader, first)?;
+            self.start_history(id)?;
         }
         Ok(())
     }
@@ -269,191 +306,60 @@ impl Core {
         Ok(())
     }
 
-    /// Enters the prompt in the sampler's history, for sequences that have a penalty.
-    fn start_history(&mut self, id: SequenceId, slot: usize) -> Result<(), EngineError> {
-        let Some(sequence) = self.sequences.get(&id) else { return Ok(()) };
-        if !needs_history(&sequence.chosen) {
+    /// Enters the prompt in the sampler's history, for requests that have a penalty.
+    fn start_history(&mut self, id: RequestId) -> Result<(), EngineError> {
+        let Some(family) = self.families.get(&id) else { return Ok(()) };
+        let Some(leader) = family.leader().and_then(|leader| self.sequences.get(&leader)) else {
+            return Ok(());
+        };
+        if !processors::reads_history(&family.chosen.config) || family.chosen.searches() {
             return Ok(());
         }
-        let words = Sample::bitmap_words(self.model.widths().vocabulary);
-        let row = &mut self.bitmap[slot * words..(slot + 1) * words];
-        row.fill(0);
-        for token in &sequence.ids {
-            row[token.0 as usize / 32] |= 1 << (token.0 % 32);
+        let vocabulary = self.model.widths().vocabulary;
+        let words = Sample::bitmap_words(vocabulary);
+        for slot in &family.slots {
+            self.counts[slot * vocabulary..(slot + 1) * vocabulary].fill(0);
+            let row = &mut self.bitmap[slot * words..(slot + 1) * words];
+            row.fill(0);
+            for token in &leader.ids {
+                row[token.0 as usize / 32] |= 1 << (token.0 % 32);
+            }
         }
         self.device.write(self.workspace.bitmap.view_mut(), &self.bitmap)?;
+        self.device.write(self.workspace.counts.view_mut(), &self.counts)?;
         Ok(())
     }
 
-    /// Runs the tower over the media of a sequence, once.
+    /// Runs the tower over the media of a request, once.
     fn see(&mut self, id: SequenceId) -> Result<(), EngineError> {
-        let items = self.items.remove(&id).unwrap_or_default();
-        let row = self.sequences.get(&id).and_then(|sequence| sequence.image_row);
-        let Some(row) = row.filter(|_| !items.is_empty()) else { return Ok(()) };
+        let Some(sequence) = self.sequences.get(&id) else { return Ok(()) };
+        let Some(family) = self.families.get_mut(&sequence.family) else { return Ok(()) };
+        let items = std::mem::take(&mut family.items);
+        let row = sequence.image_row.filter(|_| !items.is_empty());
+        let Some(row) = row else { return Ok(()) };
         let clock = Clock::start();
         let temporal = self.model.config().vision.temporal_patch_size;
         let items = visual::items(&items, self.plan.limits().patch_rows, temporal);
         let observe = &mut |_: &str, _: FloatView<'_>, _: usize| Ok(());
         self.model.see(&self.device, &mut self.workspace, &items, row, observe)?;
         self.device.synchronize()?;
-        if let Some(spent) = self.spent.get_mut(&id) {
-            spent.0 += clock.elapsed();
-        }
+        family.spent.0 += clock.elapsed();
         Ok(())
     }
 
-    /// Packs and uploads the step, and queues everything up to the logits.
-    fn launch(
-        &mut self,
-        shares: &[Share],
-        sampled: &[Share],
-    ) -> Result<Part<SampleSettings>, EngineError> {
-        let batch = self.pack(shares)?;
-        let staged = stage(&mut self.workspace, &batch)?;
-        let rows = (0..).zip(sampled);
-        let settings: Vec<SampleSettings> = rows
-            .map(|(row, share)| SampleSettings { row, ..self.settings(share.sequence) })
-            .collect();
-        let settings = self.workspace.staging.push(&settings)?;
-        let rows = self.workspace.staging.push(&batch.logit_rows)?;
-        self.workspace.staging.send(&self.device)?;
-        let decoder = self.model.decoder();
-        let observe = &mut |_: &str, _: FloatView<'_>, _: usize| Ok(());
-        decoder.forward(&self.device, &mut self.workspace, &staged, observe)?;
-        decoder.logits(&self.device, &mut self.workspace, staged.rows, rows, observe)?;
-        Ok(settings)
-    }
-
-    fn pack(&self, shares: &[Share]) -> Result<Batch, EngineError> {
-        let limits = self.plan.limits();
-        let bounds = Bounds {
-            vocabulary: self.model.widths().vocabulary,
-            image_rows: limits.image_rows,
-            pool_pages: limits.pages,
-            table_rows: self.rope.total_rows(),
-            page_stride: Tokens(limits.sequence_tokens).pages().0,
-        };
-        let members: Vec<(&Sequence, &Share)> = shares
-            .iter()
-            .filter_map(|share| Some((self.sequences.get(&share.sequence)?, share)))
-            .collect();
-        let sources: Vec<Vec<i32>> = members
-            .iter()
-            .map(|(sequence, share)| sequence.source(share.start, share.start + share.rows))
-            .collect();
-        let chunks: Vec<Chunk<'_>> = members
-            .iter()
-            .zip(&sources)
-            .map(|((sequence, share), source)| {
-                let range = share.start..share.start + share.rows;
-                Chunk {
-                    ids: &sequence.ids[range.clone()],
-                    positions: sequence.positions.each_ref().map(|axis| &axis[range.clone()]),
-                    source,
-                    cached: share.start,
-                    pages: &sequence.pages,
-                    wanted: if share.sampled { Wanted::Last } else { Wanted::Nothing },
-                }
-            })
-            .collect();
-        Batch::pack(&chunks, bounds)
-    }
-
-    fn settings(&self, id: SequenceId) -> SampleSettings {
-        let sequence = self.sequences.get(&id);
-        let slot = sequence.filter(|sequence| needs_history(&sequence.chosen));
-        let slot = slot.and_then(|sequence| u32::try_from(sequence.slot?).ok());
-        let mut settings = SampleSettings::greedy(slot);
-        if let Some(sequence) = sequence {
-            let chosen = &sequence.chosen;
-            settings.repetition_penalty = chosen.repetition_penalty;
-            settings.seed = chosen.seed;
-            settings.step = u32::try_from(sequence.new_tokens()).unwrap_or(u32::MAX);
-            if chosen.do_sample {
-                settings.temperature = chosen.temperature;
-                settings.top_k = i32::try_from(chosen.top_k).unwrap_or(i32::MAX);
-                settings.top_p = chosen.top_p;
-            }
-        }
-        settings
-    }
-
-    /// Draws the tokens and reads them back: the one wait of a step.
-    fn sample(
-        &mut self,
-        settings: Part<SampleSettings>,
-        count: usize,
-    ) -> Result<Vec<SampleResult>, EngineError> {
-        let widths = self.model.widths();
-        let Workspace { logits, bitmap, counts, status, results, staging, .. } =
-            &mut self.workspace;
-        // Sampled sequences stand first in a step, and so do their status words.
-        Sample(Rows {
-            logits: logits.view().slice(0..count * widths.logits)?,
-            scores: None,
-            settings: staging.view(settings)?,
-            bitmap: bitmap.view_mut(),
-            counts: counts.view_mut(),
-            status: status.view().slice(0..count)?,
-            result: results.view_mut().slice(0..count)?,
-            sequences: count,
-            rows: count,
-            vocabulary: widths.vocabulary,
-            stride: widths.logits,
-            slots: self.slots.len(),
-        })
-        .launch(&self.device)?;
-        Ok(self.device.download_view(results.view().slice(0..count)?)?)
-    }
-
-    /// Hands a token to its sequence, and ends the sequence if it was the last.
-    fn deliver(&mut self, id: SequenceId, result: SampleResult) -> Result<(), EngineError> {
-        let Some(sequence) = self.sequences.get_mut(&id) else { return Ok(()) };
-        let position = sequence.ids.len();
-        if result.status != 0 {
-            self.release(id);
-            let error = EngineError::NonFinite { position, status: result.status };
-            self.send(id, Err(error));
-            return Ok(());
-        }
-        let token = u32::try_from(result.token)
-            .map_err(|_negative| EngineError::internal("a negative token".to_owned()))?;
-        let token = TokenId(token);
-        let finished = sequence.accept(token);
-        sequence.phase = Phase::Decode;
-        if let (true, Some(slot)) = (needs_history(&sequence.chosen), sequence.slot) {
-            let words = Sample::bitmap_words(self.model.widths().vocabulary);
-            self.bitmap[slot * words + token.0 as usize / 32] |= 1 << (token.0 % 32);
-        }
-        if let Some(row) = sequence.image_row.take() {
-            self.image_rows.give_back(row);
-        }
-        let spent = self.spent.get_mut(&id).map(std::mem::take).unwrap_or_default();
-        let outcome = Outcome { token, finished, vision: spent.0, decoder: spent.1 };
-        if finished.is_some() {
-            self.release(id);
-        }
-        self.send(id, Ok(outcome));
-        Ok(())
-    }
-
-    fn send(&mut self, id: SequenceId, outcome: Result<Outcome, EngineError>) {
-        if let Some(queue) = self.outbox.get_mut(&id) {
-            queue.push_back(outcome);
-        }
-    }
-
-    /// Takes back what a sequence holds.
-    fn release(&mut self, id: SequenceId) {
-        self.items.remove(&id);
-        self.spent.remove(&id);
-        if let Some(sequence) = self.sequences.remove(&id) {
-            self.pool.give_back(sequence.pages);
-            if let Some(row) = sequence.image_row {
+    /// Takes back what a request holds; its outcomes stay.
+    pub(super) fn release(&mut self, id: RequestId) {
+        let Some(family) = self.families.get_mut(&id) else { return };
+        family.left = 0;
+        self.pool.give_back(std::mem::take(&mut family.pages).into_pages());
+        self.copies.retain(|(owner, ..)| *owner != id);
+        for member in &family.members {
+            let sequence = self.sequences.remove(member);
+            if let Some(row) = sequence.and_then(|sequence| sequence.image_row) {
                 self.image_rows.give_back(row);
             }
-            if let Some(slot) = sequence.slot {
-                self.slots[slot] = None;
+            for slot in self.slots.iter_mut().filter(|slot| **slot == Some(*member)) {
+                *slot = None;
             }
         }
     }
@@ -464,35 +370,4 @@ impl Core {
             Some(cause) => Err(EngineError::Poisoned { cause: cause.clone() }),
         }
     }
-}
-
-/// Whether the sampler reads the tokens of a sequence.
-fn needs_history(chosen: &Chosen) -> bool {
-    chosen.repetition_penalty.to_bits() != 1.0f32.to_bits()
-}
-
-/// Puts the packed rows of a step into the staging buffer; the caller adds its own parts and sends.
-pub(super) fn stage(workspace: &mut Workspace, batch: &Batch) -> Result<DecoderStep, EngineError> {
-    let staging = &mut workspace.staging;
-    staging.begin()?;
-    let (prefill, decode) = work_lists(batch);
-    Ok(DecoderStep {
-        rows: batch.rows(),
-        ids: staging.push(&batch.ids)?,
-        source: staging.push(&batch.source)?,
-        sequence: staging.push(&batch.sequence)?,
-        positions: staging.push(&batch.positions)?,
-        slots: staging.push(&batch.slots)?,
-        cu_rows: staging.push(&batch.cu_rows)?,
-        page_table: staging.push(&batch.page_table)?,
-        pages_per_sequence: batch.page_stride,
-        prefill: staging.push(&prefill)?,
-        decode: staging.push(&decode)?,
-    })
-}
-
-/// Work of the two attention kernels: sequences with several rows, sequences with one.
-fn work_lists(batch: &Batch) -> (Vec<i32>, Vec<i32>) {
-    let prefill = attn_prefill::work_list(&batch.cu_rows, &batch.kv_len);
-    (prefill, attn_decode::work_list(&batch.cu_rows, &batch.kv_len))
 }

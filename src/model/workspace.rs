@@ -11,6 +11,7 @@
 //! act         silu(gate) * up [R, F] with a gate  silu(gate) * up [T, F]
 //! image_rows  merged rows, from the tower to the last chunk of the prompt [rows, C]
 //! logits      -                                  [rows asked for, V]
+//! scores      -                                  edited logits, warped scores [B, V] each
 //! ```
 
 use super::{ModelError, config::ModelConfig, weights::WIDTH_STEP};
@@ -20,6 +21,7 @@ use crate::{
         attn_decode::{AttnPartLens, segments},
         kv::KvLayout,
         sample::{Sample, SampleResult},
+        top_scores::{TOP_MAX, TopSummary},
     },
     units::{Bytes, FloatType, PAGE_TOKENS, Tokens},
 };
@@ -28,6 +30,8 @@ use crate::{
 const ROW_STEP: usize = 128;
 /// Parts of the step data start on this boundary.
 const PART_ALIGNMENT: usize = 256;
+/// Ids that the lists of a request's settings may hold beside its own tokens.
+const EDIT_LISTS: usize = 16_384;
 
 /// The largest step that a workspace takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +121,7 @@ pub struct WorkspacePlan {
     act: usize,
     image_rows: usize,
     logits: usize,
+    scores: usize,
     parts: AttnPartLens,
     max_segments: usize,
     pool: usize,
@@ -159,6 +164,7 @@ impl WorkspacePlan {
                 act: t.checked_mul(widths.text_mlp)?.max(r.checked_mul(vision_act)?),
                 image_rows: rows(limits.image_rows)?.checked_mul(widths.token)?,
                 logits: limits.logit_rows.checked_mul(widths.logits)?,
+                scores: limits.sequences.checked_mul(widths.logits)?,
                 parts: parts?,
                 max_segments,
                 pool: layout.elements()?,
@@ -190,6 +196,8 @@ impl WorkspacePlan {
             ("activations", bytes(self.x + self.y + self.wide + self.act, size)),
             ("image rows", bytes(self.image_rows, size)),
             ("logits", bytes(self.logits, 4)),
+            ("scores", bytes(self.scores, 8)),
+            ("ranked tokens", bytes(self.limits.sequences * TOP_MAX, 12)),
             ("attention partials", bytes(self.parts.outputs + self.parts.states, 4)),
             ("sampling history", bytes(self.bitmap, 4)),
             ("sampling counts", bytes(self.counts, 2)),
@@ -214,6 +222,11 @@ fn rows(count: usize) -> Option<usize> {
     count.checked_next_multiple_of(ROW_STEP)
 }
 
+/// Most ids that the edits of one sequence's scores may list.
+pub fn edit_entries(limits: StepLimits) -> usize {
+    4 * limits.sequence_tokens + EDIT_LISTS
+}
+
 /// An upper bound of what a step uploads: rows, page tables, work lists, settings.
 fn staging_bytes(limits: StepLimits, widths: Widths) -> Option<usize> {
     let pages = limits.sequence_tokens.div_ceil(PAGE_TOKENS);
@@ -227,8 +240,14 @@ fn staging_bytes(limits: StepLimits, widths: Widths) -> Option<usize> {
     // have starts and items of their own (5), and their order there and back (2 at most).
     let vision_words = limits.patch_rows.checked_mul(if widths.windowed { 14 } else { 7 })?;
     let text = text_words.checked_add(sequence_words)?.checked_add(work_words)?;
+    // Edits: an id and a value for each entry. Log probabilities of a prompt: a query for each row.
+    let edit_words = limits.sequences.checked_mul(2 * edit_entries(limits) + 64)?;
+    let query_words = limits.token_rows.checked_add(limits.sequences)?.checked_mul(11)?;
     let words = text.max(vision_words).checked_add(limits.logit_rows)?;
-    words.checked_mul(4)?.checked_add(32 * PART_ALIGNMENT)
+    let words = words.checked_add(edit_words)?.checked_add(query_words)?;
+    // Parts of fixed number, and two for each piece of a prompt's rows.
+    let pieces = limits.token_rows.div_ceil(limits.sequences.max(1));
+    words.checked_mul(4)?.checked_add((32 + 2 * pieces) * PART_ALIGNMENT)
 }
 
 /// The buffers of one engine.
@@ -244,6 +263,18 @@ pub struct Workspace {
     pub image_rows: Floats,
     /// `[logit rows, V padded]`.
     pub logits: Buffer<f32>,
+    /// Logits that processors have edited, `[B, V padded]`.
+    pub scores: Buffer<f32>,
+    /// Scores after the filters, `[B, V padded]`.
+    pub warped: Buffer<f32>,
+    /// Best tokens of rows of scores, `[B, TOP_MAX]` at most.
+    pub top_ids: Buffer<i32>,
+    /// Their scores.
+    pub top_values: Buffer<f32>,
+    /// What they are ordered by.
+    pub top_ranks: Buffer<f32>,
+    /// `[B]`.
+    pub top_summary: Buffer<TopSummary>,
     pub(super) part_outputs: Buffer<f32>,
     pub(super) part_states: Buffer<f32>,
     pub(super) part_counters: Buffer<u32>,
@@ -281,6 +312,12 @@ impl Workspace {
             act: floats(plan.act)?,
             image_rows: floats(plan.image_rows)?,
             logits: device.alloc(plan.logits)?,
+            scores: device.alloc(plan.scores)?,
+            warped: device.alloc(plan.scores)?,
+            top_ids: device.alloc(plan.limits.sequences * TOP_MAX)?,
+            top_values: device.alloc(plan.limits.sequences * TOP_MAX)?,
+            top_ranks: device.alloc(plan.limits.sequences * TOP_MAX)?,
+            top_summary: device.alloc(plan.limits.sequences)?,
             part_outputs: device.alloc(plan.parts.outputs)?,
             part_states: device.alloc(plan.parts.states)?,
             part_counters: device.zeros(plan.parts.counters)?,

@@ -15,11 +15,11 @@ pub const NORMALIZES: u32 = TOP_SCORES_NORMALIZES;
 /// Flag of [`TopQuery`]: ids are drawn without replacement from the softmax of the values.
 pub const PERTURBS: u32 = TOP_SCORES_PERTURBS;
 
-// SAFETY: integers and a float, 40 bytes with no padding (asserted below), no pointers.
+// SAFETY: integers and a float, 48 bytes with no padding (asserted below), no pointers.
 unsafe impl Element for TopQuery {}
 // SAFETY: an integer and a float, 8 bytes with no padding (asserted below), no pointers.
 unsafe impl Element for TopSummary {}
-const _: () = assert!(size_of::<TopQuery>() == 40 && size_of::<TopSummary>() == 8);
+const _: () = assert!(size_of::<TopQuery>() == 48 && size_of::<TopSummary>() == 8);
 
 /// One launch: for each query the `n` best ids of its row, best first, equals by rising id, with
 /// their scores plus the query's offset; and the same value of its target.
@@ -36,6 +36,9 @@ pub struct TopScores<'a> {
     pub ids: ViewMut<'a, i32>,
     /// `[queries, width]`, likewise.
     pub values: ViewMut<'a, f32>,
+    /// `[queries, width]`, likewise: what the ids are ordered by, perturbed or the value before it
+    /// is normalised.
+    pub ranks: ViewMut<'a, f32>,
     /// `[queries]`, written whole.
     pub summary: ViewMut<'a, TopSummary>,
     /// Rows of `scores`.
@@ -53,7 +56,7 @@ impl TopScores<'_> {
     pub fn cost(&self) -> Cost {
         let queries = self.queries.len() as u64;
         let read = Bytes(queries * 4 * self.vocabulary as u64);
-        Cost { read, written: Bytes(queries * 8 * (1 + self.width as u64)), flop: 0 }
+        Cost { read, written: Bytes(queries * (8 + 12 * self.width as u64)), flop: 0 }
     }
 
     /// Queues the kernel on the device's stream. No query is no launch.
@@ -71,6 +74,7 @@ impl TopScores<'_> {
         let cells = product(OP, "B", queries, self.width)?;
         check_len(OP, "ids", cells, self.ids.len())?;
         check_len(OP, "values", cells, self.values.len())?;
+        check_len(OP, "ranks", cells, self.ranks.len())?;
         check_len(OP, "summary", queries, self.summary.len())?;
         if queries == 0 {
             return Ok(());
@@ -80,6 +84,7 @@ impl TopScores<'_> {
             queries: self.queries.ptr().cast(),
             ids: self.ids.ptr_mut().cast(),
             values: self.values.ptr_mut().cast(),
+            ranks: self.ranks.ptr_mut().cast(),
             summary: self.summary.ptr_mut().cast(),
             ld: i64::from(dim(OP, "ld", self.stride)?),
             B: dim(OP, "B", queries)?,

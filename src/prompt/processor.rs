@@ -383,6 +383,29 @@ impl Processor {
         self.inputs(index, conversation, options, Depth::Headers)
     }
 
+    /// The pixels of a conversation that [`Processor::count`] has counted.
+    ///
+    /// # Errors
+    /// [`PromptError::Media`]; [`PromptError::Placeholders`] if a file has another size by now.
+    pub fn complete(
+        &self,
+        index: usize,
+        conversation: &Conversation,
+        counted: Processed,
+    ) -> Result<Processed, PromptError> {
+        let media = self.media(index, conversation, Depth::Pixels)?;
+        for (kind, name) in [(MediaKind::Image, IMAGE_PAD), (MediaKind::Video, VIDEO_PAD)] {
+            let of = |media: &[MediaInput]| -> usize {
+                media.iter().filter(|medium| medium.kind == kind).map(|m| m.tokens.0).sum()
+            };
+            let (placeholders, found) = (of(&counted.media), of(&media));
+            if placeholders != found {
+                return Err(PromptError::Placeholders { token: name, placeholders, media: found });
+            }
+        }
+        Ok(Processed { media, ..counted })
+    }
+
     fn inputs(
         &self,
         index: usize,

@@ -200,6 +200,14 @@ impl Tokenizer {
         self.decode_with(ids, DecodeOptions { skip_special_tokens, ..DecodeOptions::default() })
     }
 
+    /// The bytes that a token stands for, of control tokens those of their names; an unknown token
+    /// has none.
+    pub fn token_bytes(&self, id: TokenId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.bytes(id, false, &mut bytes);
+        bytes
+    }
+
     /// Appends the bytes that a token stands for.
     pub(super) fn bytes(&self, id: TokenId, skip_special: bool, to: &mut Vec<u8>) {
         let added = self.added.iter().find(|token| token.id == id);

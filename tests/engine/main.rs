@@ -6,6 +6,7 @@
 mod support;
 
 mod answers;
+mod choosing;
 mod forward;
 mod launches;
 mod lengths;

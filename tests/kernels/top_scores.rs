@@ -15,7 +15,7 @@ use crate::support::{self, Rng};
 
 fn query(row: usize, n: usize) -> TopQuery {
     let (row, n) = (row as i32, n as i32);
-    TopQuery { seed: 0, step: 0, choice: 0, row, n, target: -1, offset: 0.0, flags: 0, pad: 0 }
+    TopQuery { seed: 0, step: 0, choice: 0, row, n, target: -1, offset: 0.0, flags: 0, pad: [0; 3] }
 }
 
 /// Ids and values of each query, and the summaries.
@@ -32,6 +32,7 @@ fn run(rows: &[Vec<f32>], queries: &[TopQuery], width: usize) -> Result<Answer, 
     });
     let mut ids = Guarded::<i32>::new(device, queries.len() * width);
     let mut values = Guarded::<f32>::new(device, queries.len() * width);
+    let mut ranks = Guarded::<f32>::new(device, queries.len() * width);
     let none = vec![TopSummary { target: 7.0, status: 77 }; queries.len()];
     let mut summary = device.upload(&none)?;
     TopScores {
@@ -39,6 +40,7 @@ fn run(rows: &[Vec<f32>], queries: &[TopQuery], width: usize) -> Result<Answer, 
         queries: device.upload(queries)?.view(),
         ids: ids.view_mut(),
         values: values.view_mut(),
+        ranks: ranks.view_mut(),
         summary: summary.view_mut(),
         rows: rows.len(),
         vocabulary,
@@ -48,6 +50,10 @@ fn run(rows: &[Vec<f32>], queries: &[TopQuery], width: usize) -> Result<Answer, 
     .launch(device)?;
     let (ids, values) = (ids.read(device, "top_scores"), values.read(device, "top_scores"));
     let summary = device.download(&summary)?;
+    for (ranks, query) in ranks.read(device, "top_scores").chunks(width).zip(queries) {
+        let ranks = &ranks[..query.n as usize];
+        assert!(ranks.is_sorted_by(|a, b| a >= b), "{query:?}: {ranks:?}");
+    }
     let pairs = ids.iter().map(|id| *id as usize).zip(values);
     let pairs: Vec<(usize, f32)> = pairs.collect();
     let rows =

@@ -24,7 +24,7 @@ use self::{
 use super::{
     EngineError,
     batch::{Batch, Bounds, Chunk, Wanted},
-    step,
+    launch,
 };
 use crate::{
     device::{Device, FloatView},
@@ -317,7 +317,7 @@ impl<'a> Pass<'a> {
             device.write_floats(workspace.pool.view_mut(), &pool)?;
         }
         let batch = self.pack(turns)?;
-        let staged = step::stage(workspace, &batch)?;
+        let staged = launch::stage(workspace, &batch)?;
         let wanted = self.logit_rows(&batch);
         workspace.staging.send(device)?;
         let hidden_states = self.options.hidden_states;
