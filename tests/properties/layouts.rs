@@ -149,7 +149,7 @@ fn positions_of_100_000_layouts_are_those_of_the_rules() {
                 // Case A: positions are those of text.
                 (true, true) => {
                     let count = i64::try_from(ids.len()).unwrap();
-                    ([const { () }; 3].map(|()| (0..count).collect()), count)
+                    (std::array::from_fn(|_| (0..count).collect()), count)
                 }
                 _ => model.row(ids),
             };
@@ -321,8 +321,7 @@ fn conversations(label: &str, count: usize) {
         assert_eq!((found, i64::from(placed.next)), (axes, next), "{text}");
         media += images.len() + videos.len();
     }
-    println!("layouts: {count} conversations with {media} media");
-    assert!(media > count);
+    assert!(media > count, "{count} conversations with {media} media");
 }
 
 #[test]
