@@ -195,9 +195,9 @@ const FILES: &[(&str, Option<&str>, u8, &str)] = &[
     ("preprocessor_config.json", Some("3"), CHECKPOINT, "preprocessor_config.json"),
     (
         "preprocessor_config.json",
-        Some(r#"{"do_convert_rgb": false}"#),
-        USAGE,
-        "do_convert_rgb = false",
+        Some(r#"{"do_center_crop": true}"#),
+        CHECKPOINT,
+        "do_center_crop is true, expected false",
     ),
 ];
 
