@@ -224,6 +224,16 @@ extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 4)
   gemv<f16, 16, 8, GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, Operand::DIRECT>(p);
 }
 
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
+    gemv_bf16_r64n8_direct(const __grid_constant__ GemmParams p) {
+  gemv<bf16, 64, 8, GEMV_R64N8_DIRECT_STAGES, GEMV_R64N8_DIRECT_STEP, Operand::DIRECT>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 1)
+    gemv_f16_r64n8_direct(const __grid_constant__ GemmParams p) {
+  gemv<f16, 64, 8, GEMV_R64N8_DIRECT_STAGES, GEMV_R64N8_DIRECT_STEP, Operand::DIRECT>(p);
+}
+
 extern "C" __global__ void __launch_bounds__(GEMV_THREADS, 2)
     gemv_bf16_r16n8(const __grid_constant__ GemmParams p) {
   gemv<bf16, 16, 8, GEMV_R16N8_STAGES, GEMV_R16N8_STEP, Operand::STAGED>(p);

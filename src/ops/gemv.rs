@@ -4,8 +4,9 @@
 use super::gemm::{Entries, Limits, Variant, halves};
 use super::params::{
     GEMV_R16N8_DIRECT_STAGES, GEMV_R16N8_DIRECT_STEP, GEMV_R16N8_STAGES, GEMV_R16N8_STEP,
-    GEMV_R32N8_STAGES, GEMV_R32N8_STEP, GEMV_R32N16_STAGES, GEMV_R32N16_STEP, GEMV_R64N16_STAGES,
-    GEMV_R64N16_STEP, GEMV_R64N32_STAGES, GEMV_R64N32_STEP, GEMV_THREADS, GEMV_WARPS,
+    GEMV_R32N8_STAGES, GEMV_R32N8_STEP, GEMV_R32N16_STAGES, GEMV_R32N16_STEP,
+    GEMV_R64N8_DIRECT_STAGES, GEMV_R64N8_DIRECT_STEP, GEMV_R64N16_STAGES, GEMV_R64N16_STEP,
+    GEMV_R64N32_STAGES, GEMV_R64N32_STEP, GEMV_THREADS, GEMV_WARPS,
 };
 
 /// Shape of one form: tile, pipeline, and whether x is staged beside the weight.
@@ -38,13 +39,24 @@ const fn form(entries: Entries, form: Form) -> Variant {
     Variant { entries, rows, outputs, threads: GEMV_THREADS, shared_bytes, any_rows: false }
 }
 
-const R16N8_DIRECT: Variant = form(
+pub(super) const R16N8_DIRECT: Variant = form(
     halves!("gemv", "r16n8_direct"),
     Form {
         outputs: 16,
         rows: 8,
         stages: GEMV_R16N8_DIRECT_STAGES,
         step: GEMV_R16N8_DIRECT_STEP,
+        x: Operand::Direct,
+    },
+);
+/// Four tiles of weight for each fragment of x: the fewest instructions for an `mma`.
+pub(super) const R64N8_DIRECT: Variant = form(
+    halves!("gemv", "r64n8_direct"),
+    Form {
+        outputs: 64,
+        rows: 8,
+        stages: GEMV_R64N8_DIRECT_STAGES,
+        step: GEMV_R64N8_DIRECT_STEP,
         x: Operand::Direct,
     },
 );
@@ -100,7 +112,7 @@ const R64N32: Variant = form(
 );
 
 /// The forms of `kernels/gemv.cu`.
-pub const FORMS: [Variant; 6] = [R16N8_DIRECT, R16N8, R32N8, R32N16, R64N16, R64N32];
+pub const FORMS: [Variant; 7] = [R16N8_DIRECT, R64N8_DIRECT, R16N8, R32N8, R32N16, R64N16, R64N32];
 
 /// The form for a shape, if a few-row form is the best and fits the device.
 ///

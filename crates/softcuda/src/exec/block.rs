@@ -271,7 +271,15 @@ impl BlockState {
 
     /// Lets go the warps of each barrier that is complete. `arrived` has just come to one.
     fn complete(&mut self, launch: &Launch, arrived: Option<usize>) -> Result<(), Box<Fault>> {
-        for id in 0..16 {
+        let mut ids = 0u16;
+        for state in &self.states {
+            if let WarpState::Waiting(b) = state {
+                ids |= 1 << b.id;
+            }
+        }
+        while ids != 0 {
+            let id = ids.trailing_zeros() as u8;
+            ids &= ids - 1;
             let waits = |s: &WarpState| matches!(s, WarpState::Waiting(b) if b.id == id);
             let Some(first) = self.states.iter().find_map(|s| match s {
                 WarpState::Waiting(b) if b.id == id => Some(*b),

@@ -105,6 +105,8 @@ pub struct VOp {
     /// Without operands, the result is another for each block of the grid.
     pub(crate) per_block: bool,
     pub(crate) kind: Kind,
+    /// Reads memory and may fail, but writes registers alone, and its lanes do not wait.
+    pub(crate) loads: bool,
     /// The optimiser has no use for it.
     pub(crate) dropped: bool,
     /// Ends its block (or is an entry of the table of an indirect branch).
@@ -137,6 +139,7 @@ impl VOp {
             pure: false,
             per_block: false,
             kind: Kind::Other,
+            loads: false,
             dropped: false,
             ends: false,
             slots: [Slot::None; 16],

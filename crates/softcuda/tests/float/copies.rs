@@ -109,6 +109,21 @@ fn the_source_is_read_at_issue() {
 }
 
 #[test]
+fn another_warp_s_store_does_not_reach_a_copy_in_flight() {
+    // Warp 0 begins to copy; warp 1 writes over the sources; warp 0 waits.
+    let body = format!(
+        "setp.lt.u32 %q0, %r0, 32; @!%q0 bra S;\n\
+         cp.async.cg.shared.global [%r1], [%rd1], 16; cp.async.commit_group;\n\
+         S: bar.sync 0; @%q0 bra W; mov.u32 %r8, 0;\n\
+         st.global.v4.b32 [%rd1+-512], {{%r8,%r8,%r8,%r8}};\n\
+         W: bar.sync 0; cp.async.wait_group 0; {SHOW}"
+    );
+    for (thread, got) in run(&body, CopyMode::Strict).iter().enumerate().take(32) {
+        assert_eq!(*got, source_of(thread), "thread {thread}");
+    }
+}
+
+#[test]
 fn sizes_zero_fill_and_ignored_sources() {
     for size in [4usize, 8, 16] {
         for bytes in [0, 1, 3, size] {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use softcuda::exec::{Launch, Level, Progress, Settings, Worker};
+use softcuda::exec::{Kernel, Launch, Level, Progress, Settings, Worker};
 use softcuda::fault::{Fault, LoadError};
 use softcuda::lower::{Env, lower};
 use softcuda::memory::Memory;
@@ -119,10 +119,37 @@ impl Machine {
         kernel: &str,
         shape: Shape,
     ) -> Result<Result<(), Box<Fault>>, LoadError> {
+        self.run_all(level, kernel, &[shape])
+    }
+
+    /// Lowers a kernel, and runs one launch after the other with the same buffers.
+    pub fn run_all(
+        &self,
+        level: Level,
+        kernel: &str,
+        shapes: &[Shape],
+    ) -> Result<Result<(), Box<Fault>>, LoadError> {
         let address = |id: VarId| self.variables.get(id.0 as usize).copied().flatten();
-        let kernel = lower(&self.module, kernel, &Env { level, plain: false, address: &address })?;
+        let env = Env { level, plain: self.settings.plain, address: &address };
+        let kernel = Arc::new(lower(&self.module, kernel, &env)?);
+        let mut worker = Worker::new();
+        for shape in shapes {
+            if let Err(fault) = self.run_one(level, &kernel, *shape, &mut worker) {
+                return Ok(Err(fault));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn run_one(
+        &self,
+        level: Level,
+        kernel: &Arc<Kernel>,
+        shape: Shape,
+        worker: &mut Worker,
+    ) -> Result<(), Box<Fault>> {
         let launch = Launch {
-            kernel: Arc::new(kernel),
+            kernel: Arc::clone(kernel),
             grid: shape.grid,
             block: shape.block,
             shared_bytes: shape.shared,
@@ -133,26 +160,21 @@ impl Machine {
             settings: Settings { level, ..self.settings },
             stop: AtomicBool::new(false),
         };
-        let mut worker = Worker::new();
         let [x, y, z] = shape.grid;
         let blocks = (0..z).flat_map(|z| (0..y).flat_map(move |y| (0..x).map(move |x| [x, y, z])));
         for block in blocks {
             let mut state = worker.take();
-            if let Err(fault) = state.begin(&launch, block) {
-                return Ok(Err(fault));
-            }
+            state.begin(&launch, block)?;
             // A kernel of these tests that does not end is wrong.
             for step in 0.. {
                 assert!(step < 1000, "block {block:?} does not end");
-                match state.step(&launch, 100_000) {
-                    Err(fault) => return Ok(Err(fault)),
-                    Ok(Progress::Done) => break,
-                    Ok(_) => {}
+                if state.step(&launch, 100_000)? == Progress::Done {
+                    break;
                 }
             }
             worker.put_back(state);
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// As [`Machine::run`], with any failure as text.

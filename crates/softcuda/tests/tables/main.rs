@@ -15,6 +15,7 @@ mod harness;
 mod integer;
 mod machine;
 mod memory;
+mod optimiser;
 mod program;
 mod robust;
 mod tensor;

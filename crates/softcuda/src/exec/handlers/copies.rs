@@ -34,10 +34,10 @@ enum Form {
 #[repr(C, align(64))]
 pub(crate) struct Entry {
     /// Of [`Form::Late`]: offset of each block's source in the arena.
-    from: [u64; 8],
+    pub from: [u64; 8],
     /// Of blocks: offset in shared memory of the first of its four lanes, of which lane `j` writes 16
     /// bytes at place `(j ^ offset / 16) % 4`.
-    block: [u32; 8],
+    pub block: [u32; 8],
     /// Lanes whose data has not landed.
     pub mask: u32,
     /// Bytes a lane.
@@ -146,6 +146,16 @@ impl Copies {
         (self.head, self.tail) = (0, 0);
         self.committed[0] = 0;
         self.even = true;
+    }
+
+    /// The entry behind all others, which [`Copies::push`] makes one of them.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> &mut Entry {
+        if self.tail - self.head == self.ring.len() {
+            self.grow();
+        }
+        let slot = self.tail & (self.ring.len() - 1);
+        &mut self.ring[slot]
     }
 
     /// An entry behind all others, with its groups; by lanes.
@@ -272,31 +282,24 @@ impl Copies {
 
 impl Entry {
     /// Makes this the copy of eight blocks of 64 bytes from offsets of the arena; block `i` goes to
-    /// `to[i]`, where lane `j` of its four writes the 16 bytes at place `(j ^ to[i] / 16) % 4`. The
-    /// sources are fetched and not read.
+    /// `block[i]`, where lane `j` of its four writes the 16 bytes at place `(j ^ block[i] / 16) % 4`.
+    /// The sources are fetched and not read.
     ///
     /// # Safety
-    /// All places were checked.
+    /// `from` and `block` are set, and were checked.
     #[inline(always)]
-    pub(crate) unsafe fn begin_blocks<L: Simd>(
-        &mut self,
-        places: Places,
-        to: &[u32; 8],
-        from: &[u64; 8],
-    ) {
+    pub(crate) unsafe fn begin_blocks<L: Simd>(&mut self, places: Places) {
         self.mask = !0;
         self.size = 16;
         self.form = Form::Late;
-        self.from = *from;
-        self.block = *to;
         // SAFETY: the caller's promise; the block keeps the counter.
         unsafe {
             *places.late += 1;
             for block in 0..8 {
-                _mm_prefetch::<_MM_HINT_T0>(places.base.add(from[block] as usize).cast());
+                _mm_prefetch::<_MM_HINT_T0>(places.base.add(self.from[block] as usize).cast());
             }
             for block in 0..8 {
-                let at = places.shared.add((to[block] & !63) as usize);
+                let at = places.shared.add(self.place(block).0);
                 if L::LEVEL == Level::Avx512 {
                     avx512::fill(at);
                 } else {

@@ -116,57 +116,51 @@ unsafe fn copy_blocks<L: Simd>(r: *mut Reg, p: &Op, w: &mut Warp) -> bool {
     if w.copy_mode == CopyMode::Eager {
         return false;
     }
-    let blocks = Blocks {
-        to_offset: p.imm as u32,
-        from_offset: ((p.imm >> 32) as i32 as u64).wrapping_sub(GLOBAL_BASE),
-        shared_size: w.shared_size,
-    };
-    let (mut to, mut from) = ([0u32; 8], [0u64; 8]);
+    // SAFETY: the block keeps the warp's copies.
+    let copies = unsafe { &mut *w.copies };
+    // Straight into the entry, whose lines are whole: the parts of what is written are read at once.
+    let entry = copies.next();
+    let to_offset = p.imm as u32;
+    let from_offset = ((p.imm >> 32) as i32 as u64).wrapping_sub(GLOBAL_BASE);
+    let offsets = (to_offset, from_offset, w.shared_size);
     // SAFETY: the caller's promise.
     let good = unsafe {
         if L::LEVEL == Level::Avx512 {
-            avx512::find_blocks(r, (p.a, p.b), &blocks, (&mut to, &mut from))
+            let into = (&mut entry.block, &mut entry.from);
+            avx512::find_blocks(r, (p.a, p.b), offsets, into)
         } else {
-            find_blocks(r, p, &blocks, (&mut to, &mut from))
+            find_blocks(r, p, offsets, (&mut entry.block, &mut entry.from))
         }
     };
     if !good {
         return false;
     }
-    let mut crosses = false;
+    let (mut last, mut crosses) = (u64::MAX, false);
     for block in 0..8 {
-        let offset = from[block];
-        if offset >= w.global.size {
-            return false;
-        }
-        // SAFETY: the table has an entry for each 256 bytes of the arena.
-        let granule = unsafe { &*w.global.granules.add((offset / GRANULE) as usize) };
-        if granule.load(Ordering::Relaxed) != GRANULE_FULL {
-            return false;
-        }
+        let offset = entry.from[block];
         crosses |= offset % GRANULE > GRANULE - 64;
+        // Neighbours often share a granule.
+        if offset / GRANULE != last {
+            last = offset / GRANULE;
+            if w.global.valid(offset) != Some(u64::from(GRANULE_FULL)) {
+                return false;
+            }
+        }
     }
     let full = |offset: u64| w.global.valid(offset) == Some(u64::from(GRANULE_FULL));
-    if crosses && !from.iter().all(|offset| full(offset + 63)) {
+    if crosses && !entry.from.iter().all(|offset| full(offset + 63)) {
         return false;
     }
     let places = Places::of(w);
-    // SAFETY: the block keeps the warp's copies; sources and destinations were checked.
-    unsafe { (*w.copies).push().begin_blocks::<L>(places, &to, &from) };
+    // SAFETY: sources and destinations are in the entry, and were checked.
+    unsafe { copies.push().begin_blocks::<L>(places) };
     true
-}
-
-/// What the blocks of a copy are held against.
-pub(crate) struct Blocks {
-    pub to_offset: u32,
-    /// What makes an address an offset in the arena.
-    pub from_offset: u64,
-    pub shared_size: u32,
 }
 
 /// Whether in each four lanes the destinations differ from the first by exclusive-or of 16, 32 and
 /// 48, and the sources by addition, aligned, and the former inside shared memory; the destinations
-/// of the first of the fours, and offsets of their sources.
+/// of the first of the fours, and offsets of their sources. Added: to destinations and to sources;
+/// the latter makes an offset in the arena of an address.
 ///
 /// # Safety
 /// The operands are registers of the kernel.
@@ -174,7 +168,7 @@ pub(crate) struct Blocks {
 unsafe fn find_blocks(
     r: *mut Reg,
     p: &Op,
-    blocks: &Blocks,
+    (to_offset, from_offset, shared_size): (u32, u64, u32),
     (first_to, first_from): (&mut [u32; 8], &mut [u64; 8]),
 ) -> bool {
     // SAFETY: the caller's promise.
@@ -182,19 +176,19 @@ unsafe fn find_blocks(
     let mut different = 0;
     for four in 0..8 {
         let at = 4 * four;
-        let start = to[at].wrapping_add(blocks.to_offset);
+        let start = to[at].wrapping_add(to_offset);
         for i in 1..4 {
             let step = 16 * i as u32;
-            different |= to[at + i].wrapping_add(blocks.to_offset) ^ start ^ step;
+            different |= to[at + i].wrapping_add(to_offset) ^ start ^ step;
             different |= low[at + i].wrapping_sub(low[at]) ^ step;
             different |= high[at + i] ^ high[at];
         }
         let address = u64::from(low[at]) | u64::from(high[at]) << 32;
-        let offset = address.wrapping_add(blocks.from_offset);
+        let offset = address.wrapping_add(from_offset);
         different |= (start | offset as u32) & 15;
         // The low words must not wrap.
         different |= u32::from(low[at] > u32::MAX - 48);
-        different |= u32::from(start | 63 >= blocks.shared_size);
+        different |= u32::from(start | 63 >= shared_size);
         first_to[four] = start;
         first_from[four] = offset;
     }

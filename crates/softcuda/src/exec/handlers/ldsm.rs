@@ -197,6 +197,7 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
     // Registers are written while the addresses of later rows are still needed.
     let op = VOp::new(handler).named("ldmatrix");
     let mut op = op.src(A, base).imm(u64::from(offset)).early();
+    op.loads = true;
     for (i, dest) in dest.into_iter().enumerate() {
         op = op.def(X + i, dest);
     }

@@ -834,6 +834,7 @@ fn lower_load(cx: &mut Emit, inst: &Inst, mut mods: Mods) -> Lowered {
         op.kind = Kind::ParamLoad((size * count) as u32);
     } else if at.space == GLOBAL && (size, count) == (4, 1) {
         op.kind = Kind::LoadWord;
+        op.loads = true;
     }
     let mut after = Vec::new();
     for (k, element) in elements.iter().enumerate() {

@@ -1,10 +1,11 @@
 //! `mma.sync`: products of 16×8 tiles. Fragments and the order of sums: `simd::mma`.
 //!
 //! With AVX-512-BF16 the bf16 form may run on `vdpbf16ps`, which takes subnormal inputs for zero
-//! and flushes subnormal results. That cannot matter when every nonzero element of A and B is at
-//! least 2^-56 and every nonzero accumulator at least 2^-103 in magnitude: then all partial sums
-//! are multiples of 2^-126. The handler tests this, and takes the f32 form where it does not hold;
-//! a self-test compares both before the first use.
+//! and flushes subnormal results. That cannot matter when every nonzero element of A is at least
+//! 2^-63, of B at least 2^-49 and every nonzero accumulator at least 2^-103 in magnitude: then all
+//! partial sums are multiples of 2^-126, and so is the result, which the next op in the block need
+//! not test again. The handler tests this, and takes the f32 form where it does not hold; a
+//! self-test compares both before the first use.
 
 use std::sync::OnceLock;
 
@@ -200,17 +201,17 @@ unsafe fn multiply_dot<const KR: usize>(r: *mut Reg, op: &Op, w: &mut Warp, clea
         if plan & NEW_A != 0 {
             let [a0, a1, a2, a3] = f.a;
             let is_clean = if KR == 2 {
-                avx512::is_clean([a0, a1, a2, a3])
+                avx512::is_clean::<{ avx512::CLEAN_A }, 4>([a0, a1, a2, a3])
             } else {
-                avx512::is_clean([a0, a1])
+                avx512::is_clean::<{ avx512::CLEAN_A }, 2>([a0, a1])
             };
             clean = if is_clean { clean | CLEAN_A } else { clean & !CLEAN_A };
         }
         if plan & NEW_B != 0 {
             let is_clean = if KR == 2 {
-                avx512::is_clean([f.b[0], f.b[1]])
+                avx512::is_clean::<{ avx512::CLEAN_B }, 2>([f.b[0], f.b[1]])
             } else {
-                avx512::is_clean([f.b[0]])
+                avx512::is_clean::<{ avx512::CLEAN_B }, 1>([f.b[0]])
             };
             clean = if is_clean { clean | b_bit } else { clean & !b_bit };
         }
@@ -234,13 +235,55 @@ const CHAIN: u16 = 1 << 8;
 /// Number of the accumulators, of as many as `Warp::dots` has bits; the last is that of all others.
 const NUMBER: u16 = 63;
 
+/// Whether an op is one of those that are quicker in runs.
+fn is_dot(op: &VOp) -> bool {
+    let handlers = [mma_dot::<1> as Handler as usize, mma_dot::<2> as Handler as usize];
+    handlers.contains(&(op.handler as usize))
+}
+
+/// Puts `mma` ops of a block together, by delaying them past ops that do not depend on them:
+/// `ldmatrix`, loads and pure ops, behind an `ldmatrix` or `mma` of the block, where the warp is
+/// together. None of those stores, so a fault in one of them leaves the same memory.
+pub(crate) fn collect(ops: &mut Vec<VOp>) {
+    if ops.iter().filter(|op| is_dot(op)).count() < 2 {
+        return;
+    }
+    let mut out = Vec::with_capacity(ops.len());
+    let mut waiting: Vec<VOp> = Vec::new();
+    for op in ops.drain(..) {
+        let passes = !op.guarded && !op.ends && (op.pure || op.loads || is_dot(&op));
+        if !passes || waiting.iter().any(|before| depends(&op, before)) || waiting.len() >= WAIT {
+            out.append(&mut waiting);
+        }
+        if is_dot(&op) { waiting.push(op) } else { out.push(op) }
+    }
+    out.append(&mut waiting);
+    *ops = out;
+}
+
+/// Ops that [`collect`] delays at once.
+const WAIT: usize = 8;
+
+/// Whether `op`, which stands behind `before`, must stay there.
+fn depends(op: &VOp, before: &VOp) -> bool {
+    let value = |slot: &Slot| match slot {
+        Slot::Use(v) => Some((v.id, false)),
+        Slot::Def(v) => Some((v.id, true)),
+        _ => None,
+    };
+    let theirs = || before.slots.iter().filter_map(value);
+    op.slots
+        .iter()
+        .filter_map(value)
+        .any(|(id, written)| theirs().any(|(other, made)| id == other && (written || made)))
+}
+
 /// Numbers the accumulators of a block of ops: those whose sums are known to be multiples of 2^-126
 /// need no test.
 pub(crate) fn chain(ops: &mut [VOp]) {
-    let handlers = [mma_dot::<1> as Handler as usize, mma_dot::<2> as Handler as usize];
     let mut open: Vec<Option<[Slot; 4]>> = Vec::new();
     for op in ops {
-        if !handlers.contains(&(op.handler as usize)) {
+        if !is_dot(op) {
             for slot in &op.slots {
                 if let Slot::Def(v) = slot {
                     forget(&mut open, v.id);
@@ -378,7 +421,9 @@ unsafe fn self_test() -> bool {
                 *word = if i < 6 {
                     let half = |x: u32| {
                         let special = x >> 3 & 0x3f == 0x3f;
-                        let exponent = if special { 255 } else { 71 + (x >> 8) % spread };
+                        let least =
+                            u32::from(if i < 4 { avx512::CLEAN_A } else { avx512::CLEAN_B });
+                        let exponent = if special { 255 } else { least + (x >> 8) % spread };
                         x & 0x8000 | if x & 7 == 0 { 0 } else { exponent << 7 | x & 0x7f }
                     };
                     half(bits & 0xffff) | half(bits >> 16) << 16
@@ -401,7 +446,8 @@ unsafe fn self_test() -> bool {
         // SAFETY: the fragments lie in `registers`; the caller has the features.
         unsafe {
             let f = tile(10);
-            if !avx512::is_clean(f.a) || !avx512::is_clean(f.b) {
+            let clean_a = avx512::is_clean::<{ avx512::CLEAN_A }, 4>(f.a);
+            if !clean_a || !avx512::is_clean::<{ avx512::CLEAN_B }, 2>(f.b) {
                 return false;
             }
             if !avx512::mma_dot::<2>(&f, false) {

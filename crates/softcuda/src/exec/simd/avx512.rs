@@ -13,7 +13,6 @@ use std::arch::x86_64::*;
 
 use super::mma::{BF16, F16, Fragments, TF32};
 use super::round::NAN32;
-use crate::exec::handlers::cpasync::Blocks;
 use crate::exec::op::Reg;
 
 /// See [`super::top_bits`].
@@ -224,36 +223,45 @@ pub(crate) unsafe fn mma_dot<const KR: usize>(f: &Fragments, known: bool) -> boo
     true
 }
 
-/// Whether every bf16 element of the registers is zero or at least 2^-56 in magnitude.
+/// Exponent from which an element of A is clean: 2^-63.
+pub(crate) const CLEAN_A: u16 = 64;
+/// Exponent from which an element of B is clean: 2^-49. A product of clean elements is zero or a
+/// multiple of 2^-126.
+pub(crate) const CLEAN_B: u16 = 78;
+
+/// Whether every bf16 element of the registers is zero or has at least the exponent `LEAST`.
 ///
 /// # Safety
 /// The registers are live; the processor has AVX-512 BW.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
-pub(crate) unsafe fn is_clean<const N: usize>(registers: [*const Reg; N]) -> bool {
+pub(crate) unsafe fn is_clean<const LEAST: u16, const N: usize>(
+    registers: [*const Reg; N],
+) -> bool {
+    if LEAST == CLEAN_A {
+        // Exponents from 64 to 127 have a bit in common: what weights below 2 have.
+        let mut common = _mm512_set1_epi16(1 << 13);
+        for i in 0..N {
+            // SAFETY: the caller's promise.
+            let words = unsafe { load(registers[i]) };
+            common = _mm512_ternarylogic_epi32::<0x80>(common, words[0], words[1]);
+        }
+        if _mm512_testn_epi16_mask(common, common) == 0 {
+            return true;
+        }
+    }
     let minus_one = _mm512_set1_epi16(-1);
-    // Without zeros, which are few, one addition less tells.
     let mut least = minus_one;
     for i in 0..N {
         // SAFETY: the caller's promise.
         let words = unsafe { load(registers[i]) };
         for h in 0..2 {
-            least = _mm512_min_epu16(least, _mm512_add_epi16(words[h], words[h]));
-        }
-    }
-    if _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16(71 << 8)) == 0 {
-        return true;
-    }
-    least = minus_one;
-    for i in 0..N {
-        // SAFETY: the caller's promise.
-        let words = unsafe { load(registers[i]) };
-        for h in 0..2 {
+            // Twice the bits drop the sign; less one, a zero becomes the largest number.
             let magnitude = _mm512_add_epi16(words[h], _mm512_add_epi16(words[h], minus_one));
             least = _mm512_min_epu16(least, magnitude);
         }
     }
-    _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16((71 << 8) - 1)) == 0
+    _mm512_cmplt_epu16_mask(least, _mm512_set1_epi16(((LEAST << 8) - 1) as i16)) == 0
 }
 
 /// `cpasync::find_blocks` for the registers `a` and `b`.
@@ -265,11 +273,11 @@ pub(crate) unsafe fn is_clean<const N: usize>(registers: [*const Reg; N]) -> boo
 pub(crate) unsafe fn find_blocks(
     r: *const Reg,
     (a, b): (u16, u16),
-    blocks: &Blocks,
+    (to_offset, from_offset, shared_size): (u32, u64, u32),
     (to, from): (&mut [u32; 8], &mut [u64; 8]),
 ) -> bool {
     let steps = _mm512_set4_epi32(48, 32, 16, 0);
-    let offset = _mm512_set1_epi32(blocks.to_offset as i32);
+    let offset = _mm512_set1_epi32(to_offset as i32);
     // SAFETY: the caller's promise.
     let (to_words, low, high) = unsafe {
         let at = |i: u16| load(r.add(usize::from(i)));
@@ -294,14 +302,14 @@ pub(crate) unsafe fn find_blocks(
         _mm512_cvtepu32_epi64(first_low),
         _mm512_slli_epi64::<32>(_mm512_cvtepu32_epi64(first_high)),
     );
-    let offsets = _mm512_add_epi64(wide, _mm512_set1_epi64(blocks.from_offset as i64));
+    let offsets = _mm512_add_epi64(wide, _mm512_set1_epi64(from_offset as i64));
     // SAFETY: both arrays are as long as the vectors.
     unsafe {
         _mm256_storeu_si256(to.as_mut_ptr().cast(), first_to);
         _mm512_storeu_si512(from.as_mut_ptr().cast(), offsets);
     }
     let ends = _mm256_or_si256(first_to, _mm256_set1_epi32(63));
-    let limit = _mm256_set1_epi32(blocks.shared_size as i32);
+    let limit = _mm256_set1_epi32(shared_size as i32);
     let wrong = _mm256_cmpgt_epu32_mask(first_low, _mm256_set1_epi32(-49))
         | _mm256_cmpge_epu32_mask(ends, limit)
         | _mm256_test_epi32_mask(first_to, _mm256_set1_epi32(15))

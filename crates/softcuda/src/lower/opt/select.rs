@@ -14,6 +14,7 @@ const SPAN: i64 = 512;
 pub(super) fn run(cx: &Emit, code: &mut [Code]) {
     let mut number: u16 = 0;
     for block in code {
+        mma::collect(&mut block.ops);
         mma::chain(&mut block.ops);
         let mut open: HashMap<V, Vec<usize>> = HashMap::new();
         let mut groups: Vec<Vec<usize>> = Vec::new();
