@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::{env, fs, process};
 
-use super::media::{self, Limits, Preprocessor, Source};
+use super::media::{
+    self, Ffmpeg, Limits, MediaError, Preprocessor, Source, Video, VideoPreprocessor, VideoReader,
+    VideoSource,
+};
 use super::model::{
     checkpoint::TensorFile, config::ModelConfig, generation_config::GenerationConfig,
 };
@@ -29,6 +32,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("config", config),
     ("generation_config", generation_config),
     ("preprocessor_config", preprocessor_config),
+    ("image", image),
+    ("animation", animation),
 ];
 
 /// Longest text that goes through the tokenizer: its time, not its parser, is what more would try.
@@ -145,10 +150,44 @@ fn generation_config(bytes: &[u8]) {
 
 /// preprocessor_config.json, and the size that it gives to some pictures.
 fn preprocessor_config(bytes: &[u8]) {
+    if let Ok(video) = VideoPreprocessor::from_json(bytes) {
+        drop(video.sampling().choose(100, Some(25.0), video.frame().temporal_patch_size()));
+    }
     let Ok(preprocessor) = Preprocessor::from_json(bytes) else { return };
     for (height, width) in [(1, 1), (28, 28), (480, 640), (65_535, 400)] {
         let Ok(resized) = preprocessor.resized(media::Size { height, width }) else { continue };
         let grid = preprocessor.grid(1, resized);
         assert!(grid.merged_tokens(preprocessor.merge_size()).is_some_and(|tokens| tokens.0 > 0));
     }
+}
+
+/// Limits that keep an input from costing memory or time.
+fn small() -> Limits {
+    Limits { pixels: 1 << 16, frames_read: 64, frames_kept: 64, ..Limits::default() }
+}
+
+/// A picture of any format: what its header says is what its pixels are.
+fn image(bytes: &[u8]) {
+    let size = media::probe(bytes, &small());
+    if let Ok(picture) = media::decode(bytes, &small()) {
+        assert_eq!(size.expect("a picture has a header"), picture.size());
+        assert_eq!(Some(picture.data().len()), picture.size().pixels().map(|pixels| pixels * 3));
+    }
+}
+
+/// Frames of an animated GIF, WebP or PNG: as many as the headers say, or an error.
+fn animation(bytes: &[u8]) {
+    // Containers are read by another program, which is not the subject.
+    let ffmpeg = Ffmpeg { program: "/nonexistent/ffmpeg".into() };
+    let reader = VideoReader { ffmpeg, limits: small(), ..VideoReader::default() };
+    let source = VideoSource::File(Source::Bytes(bytes.to_vec()));
+    let Ok(video) = Video::open(&source, &reader) else { return };
+    let indices: Vec<usize> = (0..video.frames()).collect();
+    let mut seen = 0;
+    let done = video.read(&indices, &mut |frame| {
+        assert_eq!(frame.size(), video.size());
+        seen += 1;
+        Ok::<(), MediaError>(())
+    });
+    assert!(done.is_err() || seen == video.frames());
 }

@@ -11,7 +11,7 @@ use super::CliError;
 use super::error::{exit, status};
 use super::frames::{ReaderArgs, SamplingArgs};
 use crate::engine::{EngineBuilder, MediaUse};
-use crate::media::{Alpha, Decoding, Exif, MediaError, Resizer};
+use crate::media::{Alpha, Decoding, Exif, MediaError, Resizer, Resizing, Size};
 use crate::prompt::{
     ControlText, Conversations, Grounding, ProcessOptions, Processor, PromptError, PromptLimits,
     RenderOptions,
@@ -159,6 +159,15 @@ pub(crate) struct PictureArgs {
     /// What becomes of transparency: dropped, or laid on white
     #[arg(long, value_name = "WHAT", default_value = "drop")]
     alpha: AlphaArg,
+    /// Height to resize to, before it is rounded and brought into the bounds
+    #[arg(long, value_name = "N", requires = "resized_width")]
+    resized_height: Option<u16>,
+    /// Width to resize to, the same
+    #[arg(long, value_name = "N", requires = "resized_height")]
+    resized_width: Option<u16>,
+    /// Leave pictures and frames as they are; they must be whole merged patches
+    #[arg(long, conflicts_with_all = ["resized_height", "resized_width"])]
+    no_resize: bool,
     /// Least pixels of a resized frame of a video
     #[arg(long, value_name = "N", value_parser = pixels)]
     video_min_pixels: Option<u64>,
@@ -178,6 +187,7 @@ impl PictureArgs {
         let processor = processor.with_sampling(self.sampling.wishes())?;
         let limits = PromptLimits { media: self.reader.limits(), ..processor.limits() };
         let processor = processor.with_ffmpeg(ReaderArgs::program()).with_limits(limits);
+        let processor = processor.with_resizing(self.resizing());
         let processor =
             processor.with_video_pixels(self.video_min_pixels, self.video_max_pixels)?;
         let (min, max) = self.pixels();
@@ -191,11 +201,22 @@ impl PictureArgs {
         let builder = builder.video_pixels(self.video_min_pixels, self.video_max_pixels);
         let limits = PromptLimits { media: self.reader.limits(), ..PromptLimits::default() };
         let builder = builder.ffmpeg(ReaderArgs::program()).limits(limits);
+        let builder = builder.resizing(self.resizing());
         builder.frames(self.sampling.wishes()).pixels(min, max)
     }
 
     fn pixels(&self) -> (Option<u64>, Option<u64>) {
         (self.min_pixels.or(self.min_image_tokens), self.max_pixels.or(self.max_image_tokens))
+    }
+
+    fn resizing(&self) -> Resizing {
+        match (self.no_resize, self.resized_height, self.resized_width) {
+            (true, ..) => Resizing::Off,
+            (false, Some(height), Some(width)) => {
+                Resizing::To(Size { height: height.into(), width: width.into() })
+            }
+            _ => Resizing::Budget,
+        }
     }
 
     fn decoding(&self) -> Decoding {

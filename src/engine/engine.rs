@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     device::{Device, DeviceChoice},
-    media::{Decoding, Ffmpeg, FrameWishes, Resizer},
+    media::{Decoding, Ffmpeg, FrameWishes, Resizer, Resizing},
     model::{
         Model, ModelOptions,
         checkpoint::Checkpoint,
@@ -54,6 +54,7 @@ pub struct EngineBuilder {
     video_pixels: (Option<u64>, Option<u64>),
     frames: FrameWishes,
     ffmpeg: Ffmpeg,
+    resizing: Resizing,
     limits: PromptLimits,
 }
 
@@ -151,6 +152,13 @@ impl EngineBuilder {
         self
     }
 
+    /// What decides the size of pictures and frames that do not ask for their own.
+    #[must_use]
+    pub fn resizing(mut self, resizing: Resizing) -> Self {
+        self.resizing = resizing;
+        self
+    }
+
     /// Limits on requests and their media.
     #[must_use]
     pub fn limits(mut self, limits: PromptLimits) -> Self {
@@ -216,6 +224,7 @@ impl EngineBuilder {
         };
         let processor = processor.with_sampling(self.frames)?;
         let processor = processor.with_ffmpeg(self.ffmpeg).with_limits(self.limits);
+        let processor = processor.with_resizing(self.resizing);
         let (min, max) = self.video_pixels;
         let processor = processor.with_video_pixels(min, max)?;
         let checkpoint = Checkpoint::open(&self.folder)?;
@@ -291,6 +300,7 @@ impl Engine {
             video_pixels: (None, None),
             frames: FrameWishes::default(),
             ffmpeg: Ffmpeg::default(),
+            resizing: Resizing::default(),
             limits: PromptLimits::default(),
         }
     }

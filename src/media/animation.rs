@@ -1,17 +1,18 @@
 //! Animated GIF, WebP and PNG as videos: counted by their headers, decoded one frame at a time.
 //!
-//! Frames are what a viewer shows: each laid over the one before as its file says. Where nothing
-//! was ever painted the first frame's own colours stand, as in Pillow.
+//! Frames are what a viewer shows: each laid over the one before as its file says. Where a GIF
+//! shows nothing its first frame stands, or, if that is cleared, its transparent colour, as in Pillow.
+//! Pixels of a PNG that are partly
+//! transparent are blended as the standard says, which Pillow does not.
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
-use std::borrow::Cow;
 use std::io::Cursor;
 
-use image::codecs::{gif as gif_codec, png, webp};
+use image::codecs::{gif as gif_codec, png};
 use image::{AnimationDecoder, ImageDecoder};
 
 use super::decode::{allowed, failed};
-use super::{Format, Limits, MediaError, Rgb8, Size, decode, gif};
+use super::{Format, Limits, MediaError, Rgb8, Size, decode, gif, webp};
 
 /// What the headers of an animation say.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,10 +48,14 @@ pub(super) fn read(
     each: &mut dyn FnMut(Rgb8) -> Result<(), MediaError>,
 ) -> Result<(), MediaError> {
     let Some(format) = Format::of(bytes) else { return Ok(()) };
-    let first = match format {
-        // What is never painted keeps the colours of the first frame, transparent ones too.
-        Format::Gif => Some(decode(bytes, limits)?),
-        _ => None,
+    let blank = match format {
+        Format::WebP => return webp::read(bytes, limits, indices, each),
+        Format::Gif => match gif::Backdrop::of(bytes) {
+            Some(backdrop) if backdrop.cleared => Blank::Color(backdrop.color),
+            // The first frame stays under those that show nothing.
+            _ => Blank::Under(decode(bytes, limits)?),
+        },
+        _ => Blank::Itself,
     };
     let mut wanted = indices.iter().copied().peekable();
     for (index, frame) in frames(bytes, format, limits)?.enumerate() {
@@ -62,7 +67,7 @@ pub(super) fn read(
         let picture = frame.into_buffer();
         let side = |side: u32| usize::try_from(side).unwrap_or(usize::MAX);
         let size = Size { height: side(picture.height()), width: side(picture.width()) };
-        let picture = Rgb8::new(size, opaque(picture.as_raw(), first.as_ref()))?;
+        let picture = Rgb8::new(size, opaque(picture.as_raw(), &blank))?;
         while wanted.next_if_eq(&index).is_some() {
             each(picture.clone())?;
         }
@@ -73,17 +78,27 @@ pub(super) fn read(
     }
 }
 
-/// RGBA to RGB: alpha is dropped; where it is 0 and there is a first frame, its colour stands.
-fn opaque(rgba: &[u8], first: Option<&Rgb8>) -> Vec<u8> {
+/// What stands where a frame shows nothing.
+enum Blank {
+    /// The colour that its bytes have.
+    Itself,
+    Color([u8; 3]),
+    Under(Rgb8),
+}
+
+/// RGBA to RGB: alpha is dropped; where it is 0, `blank` stands.
+fn opaque(rgba: &[u8], blank: &Blank) -> Vec<u8> {
     let pixels = rgba.as_chunks::<4>().0.iter();
-    match first {
-        None => pixels.flat_map(|&[red, green, blue, _]| [red, green, blue]).collect(),
-        Some(first) => {
+    let shown = |pixel: &[u8; 4], blank: [u8; 3]| match *pixel {
+        [_, _, _, 0] => blank,
+        [red, green, blue, _] => [red, green, blue],
+    };
+    match blank {
+        Blank::Itself => pixels.flat_map(|&[red, green, blue, _]| [red, green, blue]).collect(),
+        Blank::Color(color) => pixels.flat_map(|pixel| shown(pixel, *color)).collect(),
+        Blank::Under(first) => {
             let under = first.data().as_chunks::<3>().0.iter();
-            let over = |(&[red, green, blue, alpha], under): (&[u8; 4], &[u8; 3])| {
-                if alpha == 0 { *under } else { [red, green, blue] }
-            };
-            pixels.zip(under).flat_map(over).collect()
+            pixels.zip(under).flat_map(|(pixel, under)| shown(pixel, *under)).collect()
         }
     }
 }
@@ -100,12 +115,6 @@ fn frames<'a>(
         Format::Gif => {
             let mut decoder =
                 gif_codec::GifDecoder::new(Cursor::new(gif::widened(bytes))).map_err(failed)?;
-            decoder.set_limits(memory).map_err(failed)?;
-            decoder.into_frames()
-        }
-        Format::WebP => {
-            let mut decoder =
-                webp::WebPDecoder::new(Cursor::new(Cow::Borrowed(bytes))).map_err(failed)?;
             decoder.set_limits(memory).map_err(failed)?;
             decoder.into_frames()
         }

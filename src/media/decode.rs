@@ -13,6 +13,7 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder};
 
 use super::gif::{Backdrop, widened};
+#[cfg(feature = "jpeg-turbo")]
 use super::jpeg::Jpeg;
 use super::{Limits, MediaError, Rgb8, Size};
 
@@ -137,6 +138,7 @@ impl Picture<'_> {
     /// Whether it has transparency.
     pub fn has_alpha(&self) -> bool {
         match &self.opened.decoder {
+            #[cfg(feature = "jpeg-turbo")]
             Decoder::Jpeg(_) => false,
             // The decoder gives each GIF alpha.
             Decoder::Image(_) if self.opened.format == Format::Gif => false,
@@ -154,6 +156,7 @@ impl Picture<'_> {
         let alpha = if has_alpha { self.decoding.alpha } else { Alpha::Drop };
         let Opened { format, size, decoder, .. } = self.opened;
         let data = match decoder {
+            #[cfg(feature = "jpeg-turbo")]
             Decoder::Jpeg(jpeg) => jpeg.rgb()?,
             Decoder::Image(decoder) => {
                 let color = decoder.color_type();
@@ -209,6 +212,7 @@ struct Opened<'a> {
 }
 
 enum Decoder<'a> {
+    #[cfg(feature = "jpeg-turbo")]
     Jpeg(Box<Jpeg<'a>>),
     Image(Box<dyn ImageDecoder + 'a>),
 }
@@ -225,6 +229,11 @@ impl<'a> Opened<'a> {
             _ => Cow::Borrowed(bytes),
         });
         let decoder: Result<Box<dyn ImageDecoder>, image::ImageError> = match format {
+            #[cfg(not(feature = "jpeg-turbo"))]
+            Format::Jpeg => {
+                image::codecs::jpeg::JpegDecoder::new(reader).map(|jpeg| Box::new(jpeg) as _)
+            }
+            #[cfg(feature = "jpeg-turbo")]
             Format::Jpeg => {
                 let jpeg = Jpeg::new(bytes, limits)?;
                 limits.check_size(jpeg.size())?;

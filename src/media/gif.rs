@@ -10,7 +10,10 @@ use std::ops::Range;
 
 /// Colour of the screen, and the part of it that the first frame covers.
 pub(super) struct Backdrop {
-    color: [u8; 3],
+    /// The transparent colour, without one colour 0.
+    pub(super) color: [u8; 3],
+    /// Whether the first frame's place is cleared after it was shown.
+    pub(super) cleared: bool,
     rows: Range<usize>,
     columns: Range<usize>,
 }
@@ -21,7 +24,7 @@ impl Backdrop {
         let mut rest = bytes.get(10..)?;
         let screen = *take(&mut rest, 3)?.first()?;
         let global = palette(&mut rest, screen)?;
-        let mut transparent = None;
+        let (mut transparent, mut cleared) = (None, false);
         loop {
             match *take(&mut rest, 1)?.first()? {
                 EXTENSION => {
@@ -34,6 +37,7 @@ impl Backdrop {
                         }
                         if let (GRAPHIC_CONTROL, &[flags, _, _, index]) = (label, block) {
                             transparent = (flags & 1 == 1).then_some(index);
+                            cleared = flags >> 2 & 7 == CLEARED;
                         }
                     }
                 }
@@ -48,6 +52,7 @@ impl Backdrop {
                     let color = colors.get(start..).and_then(|rest| rest.first_chunk::<3>());
                     return Some(Self {
                         color: color.copied().unwrap_or_default(),
+                        cleared,
                         rows: word(y, y1)..word(y, y1).checked_add(word(h, h1))?,
                         columns: word(x, x1)..word(x, x1).checked_add(word(w, w1))?,
                     });
@@ -133,6 +138,8 @@ fn block(rest: &mut &[u8], delay: &mut u16) -> Option<u8> {
 const EXTENSION: u8 = 0x21;
 const GRAPHIC_CONTROL: u8 = 0xf9;
 const IMAGE: u8 = 0x2c;
+/// The disposal that fills a frame's place with the background.
+const CLEARED: u8 = 2;
 
 fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     rest.split_off(..count)

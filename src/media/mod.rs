@@ -12,6 +12,7 @@ mod child;
 mod decode;
 mod ffmpeg;
 mod gif;
+#[cfg(feature = "jpeg-turbo")]
 mod jpeg;
 mod limits;
 mod normalize;
@@ -26,6 +27,10 @@ mod smart_resize;
 mod source;
 mod video;
 mod video_preprocessor;
+mod webp;
+
+#[cfg(not(any(feature = "jpeg-turbo", feature = "jpeg-zune")))]
+compile_error!("one of the features jpeg-turbo and jpeg-zune decodes JPEG");
 
 use std::path::PathBuf;
 
@@ -34,7 +39,7 @@ pub use ffmpeg::Ffmpeg;
 pub use limits::Limits;
 pub use normalize::Normalization;
 pub use patches::{Frames, PATCH_ROW_PITCH, patch_rows};
-pub use preprocessor::{Prepared, Preprocessor, Resizer};
+pub use preprocessor::{Prepared, Preprocessor, Resizer, Resizing};
 pub use resize::Filter;
 pub use sampling::{FrameSampling, FrameWishes};
 pub use smart_resize::{PixelBudget, smart_resize};

@@ -39,6 +39,18 @@ impl Resizer {
     }
 }
 
+/// What decides the size of a resized picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resizing {
+    /// Its own size and the budget.
+    #[default]
+    Budget,
+    /// Another size and the budget: resized_height and resized_width.
+    To(Size),
+    /// Nothing: it is left as it is, and must be whole merged patches.
+    Off,
+}
+
 /// The picture side of the reference's processor: every setting that changes its result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocessor {

@@ -286,7 +286,11 @@ fn nth<T>(items: &[T], place: usize) -> Option<(usize, &T)> {
 /// The processor with what a part asks for.
 fn wished(preprocessor: &Preprocessor, size: SizeWishes) -> Result<Preprocessor, MediaError> {
     let preprocessor = preprocessor.clone().with_budget(size.min_pixels, size.max_pixels)?;
-    Ok(preprocessor.with_target(size.target))
+    // A part's own size stands before the processor's.
+    Ok(match size.target {
+        Some(target) => preprocessor.with_target(Some(target)),
+        None => preprocessor,
+    })
 }
 
 /// The rule of qwen-vl-utils: frames share `total` pixels, two frames those of one, and keep a

@@ -16,7 +16,8 @@ use super::{
     RenderOptions, Spot, Tokenizer, placeholders,
 };
 use crate::media::{
-    Decoding, Ffmpeg, FrameWishes, Limits, MediaError, Preprocessor, Resizer, VideoPreprocessor,
+    Decoding, Ffmpeg, FrameWishes, Limits, MediaError, Preprocessor, Resizer, Resizing,
+    VideoPreprocessor,
 };
 use crate::model::config::{Family, ModelConfig, VisionConfig, VisionTokens};
 use crate::units::{TokenId, Tokens};
@@ -208,6 +209,20 @@ impl Processor {
     /// Limits on requests.
     pub fn limits(&self) -> PromptLimits {
         self.limits
+    }
+
+    /// The same with other sizes of pictures and frames that do not ask for their own.
+    #[must_use]
+    pub fn with_resizing(mut self, resizing: Resizing) -> Self {
+        let apply = |frame: Preprocessor| match resizing {
+            Resizing::Budget => frame,
+            Resizing::To(size) => frame.with_target(Some(size)),
+            Resizing::Off => frame.without_resize(),
+        };
+        self.preprocessor = apply(self.preprocessor);
+        let frame = apply(self.video.frame().clone());
+        self.video = self.video.with_frame(frame);
+        self
     }
 
     /// The same with another sampling of videos that do not ask for their own.

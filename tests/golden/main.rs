@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod animations;
 mod cache;
 mod forward;
 mod frames;

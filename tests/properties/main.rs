@@ -8,3 +8,4 @@ mod layouts;
 mod media;
 mod model;
 mod prompt;
+mod sizes;
