@@ -7,6 +7,7 @@ mod support;
 mod attacks;
 mod checkpoint;
 mod corpus;
+mod forward;
 mod media;
 mod program;
 mod prompt;

@@ -50,7 +50,7 @@ impl Layout {
         let slots = batch.checked_mul(length).filter(|slots| *slots > 0);
         let slots = slots.ok_or_else(|| invalid("input_ids", "empty", "[B, S], both above 0"))?;
         check_tokens(config, input, slots)?;
-        let past = input.past.as_ref().map_or(0, PastKeyValues::length);
+        let past = input.past.as_ref().map_or(Ok(0), |past| check_past(past, batch))?;
         check_cache_position(input, past)?;
         let held = held(input, past, slots)?;
         let mut sequences = Vec::with_capacity(batch);
@@ -257,6 +257,19 @@ fn check_tokens(
             None => Ok(()),
         },
     }
+}
+
+/// P, if every tensor is as large as the cache says: nothing is sized by a claim.
+fn check_past(past: &PastKeyValues, batch: usize) -> Result<usize, EngineError> {
+    let elements = past.shape.iter().try_fold(1usize, |all, side| all.checked_mul(*side));
+    let fits = |values: &Vec<f32>| Some(values.len()) == elements;
+    let whole = past.layers.iter().all(|layer| fits(&layer.keys) && fits(&layer.values));
+    if past.shape[0] != batch || past.shape.contains(&0) || past.layers.is_empty() || !whole {
+        let got = format!("{:?} with {} layers", past.shape, past.layers.len());
+        let allowed = "[B, kv heads, P, head_dim] and as much data in every layer";
+        return Err(invalid("past_key_values", &got, allowed));
+    }
+    Ok(past.length())
 }
 
 fn check_cache_position(input: &ForwardInput, past: usize) -> Result<(), EngineError> {
