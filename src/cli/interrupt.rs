@@ -38,6 +38,12 @@ impl Interrupt {
         Ok(Self { asked, terminated })
     }
 
+    /// A wish that came before this answer is none to end it; the one to end the program stays.
+    pub(crate) fn forget(&self) {
+        let terminated = self.terminated.load(Ordering::Relaxed);
+        self.asked.store(terminated, Ordering::Relaxed);
+    }
+
     /// The exit status that the user has asked for.
     pub(crate) fn status(&self) -> Option<u8> {
         let terminated = self.terminated.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 //! prints.
 
 mod answers;
+mod chat;
 mod compare;
 mod decode;
 mod doctor;
@@ -48,6 +49,8 @@ struct Cli {
 enum Command {
     /// Ask a question about pictures and stream the answer
     Run(run::RunArgs),
+    /// Talk in several turns, with pictures and videos
+    Chat(chat::ChatArgs),
     /// Answer a conversation, or a batch of them
     Generate(generate::GenerateArgs),
     /// Run one forward pass over given tensors
@@ -133,6 +136,7 @@ pub fn main(stdout: Stdout) -> ExitCode {
     let mut out = Output::new(&cli.common, stdout);
     let done = match cli.command {
         Command::Run(arguments) => run::run(&arguments, &mut out),
+        Command::Chat(arguments) => chat::run(&arguments, &mut out),
         Command::Generate(arguments) => generate::run(&arguments, &mut out),
         Command::Forward(arguments) => forward::run(&arguments, &mut out),
         Command::Compare(arguments) => compare::run(&arguments, &mut out),

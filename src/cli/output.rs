@@ -114,20 +114,32 @@ impl Output {
 
     /// Reports `error` on both streams as asked for, and gives the exit status.
     pub(super) fn fail(&mut self, error: &CliError) -> ExitCode {
-        let message = error.message();
         if self.json {
-            let body = json!({ "code": error.code, "message": message, "help": error.help });
+            let body =
+                json!({ "code": error.code, "message": error.message(), "help": error.help });
             // The exit status still tells of the failure if nobody reads the document.
             drop(self.document(&json!({ "schema": "qwen2vl.error/1", "error": body })));
             drop(self.flush());
         }
+        self.report(error);
+        ExitCode::from(error.exit)
+    }
+
+    /// Reports an error that does not end the program, on standard error.
+    pub(crate) fn report(&mut self, error: &CliError) {
         self.status("");
         let head = self.paint("31", &format!("error[{}]", error.code));
-        self.error_line(&format!("{head}: {message}"));
+        self.error_line(&format!("{head}: {}", error.message()));
         if let Some(help) = &error.help {
             self.error_line(&format!("  help: {help}"));
         }
-        ExitCode::from(error.exit)
+    }
+
+    /// Invites a line of input, where people type.
+    pub(crate) fn ask(&mut self, text: &str) {
+        let mut stream = io::stderr();
+        // Without it the line is read all the same.
+        drop(write!(stream, "{text}").and_then(|()| stream.flush()));
     }
 
     /// Hands everything written so far to the reader.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{EngineError, Sampling};
 use crate::model::generation_config::GenerationConfig;
 use crate::prompt::{ControlText, Conversation, Message, Part, ProcessOptions, raw_prompts};
-use crate::units::Tokens;
+use crate::units::{TokenId, Tokens};
 
 /// One question: a conversation, and how to answer it.
 #[derive(Clone, Debug)]
@@ -74,6 +74,14 @@ impl Request {
     #[must_use]
     pub fn stop(mut self, strings: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.stop = strings.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Tokens that never come, beside those of the settings. After [`Request::sampling`], which has
+    /// a list of its own.
+    #[must_use]
+    pub fn without(mut self, tokens: impl IntoIterator<Item = TokenId>) -> Self {
+        self.sampling.bad_words_ids.extend(tokens.into_iter().map(|id| vec![id]));
         self
     }
 

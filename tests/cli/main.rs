@@ -5,6 +5,7 @@
 mod support;
 
 mod answers;
+mod chat;
 mod device;
 mod forward;
 mod frames;
