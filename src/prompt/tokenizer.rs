@@ -108,7 +108,15 @@ impl Tokenizer {
         };
         let unsupported =
             |what: String| Err(PromptError::UnsupportedTokenizer { file: file.to_owned(), what });
-        let mut encoder = Encoder::from_bytes(bytes).map_err(problem)?;
+        // The crate panics on a decoder that is no JSON and on a broken Precompiled: it gets a
+        // document that is read already, where a key stands once.
+        let document: Value =
+            serde_json::from_slice(bytes).map_err(|error| problem(error.into()))?;
+        if document.get("normalizer").is_some_and(has_charsmap) {
+            return unsupported("a Precompiled normalizer".into());
+        }
+        let mut encoder: Encoder =
+            serde_json::from_value(document).map_err(|error| problem(error.into()))?;
         if !matches!(encoder.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
             return unsupported("a decoder other than ByteLevel".into());
         }
@@ -322,6 +330,19 @@ fn place(starts: &[(usize, Origin, usize)], range: Range<usize>) -> (Spot, usize
         Origin::Template => None,
     });
     in_messages.next().unwrap_or_default()
+}
+
+/// Whether a normalizer is, or holds, one of SentencePiece's tables.
+fn has_charsmap(normalizer: &Value) -> bool {
+    match normalizer {
+        Value::Object(map) => {
+            map.get("type").is_some_and(|kind| kind == "Precompiled")
+                || map.contains_key("precompiled_charsmap")
+                || map.values().any(has_charsmap)
+        }
+        Value::Array(list) => list.iter().any(has_charsmap),
+        _ => false,
+    }
 }
 
 /// The byte that a character of a byte-level vocabulary stands for: GPT-2's table.

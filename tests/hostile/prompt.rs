@@ -168,6 +168,20 @@ const FILES: &[(&str, Option<&str>, u8, &str)] = &[
     ("config.json", Some("{"), CHECKPOINT, "config.json"),
     ("tokenizer.json", Some("{}"), CHECKPOINT, "tokenizer.json is no tokenizer"),
     ("tokenizer.json", Some("[1, 2"), CHECKPOINT, "tokenizer.json is no tokenizer"),
+    (
+        "tokenizer.json",
+        Some(r#"{"version": "1.0", "decoder": {"type": "\ud800"}, "model": {"type": "BPE"}}"#),
+        CHECKPOINT,
+        "tokenizer.json is no tokenizer",
+    ),
+    (
+        "tokenizer.json",
+        Some(
+            r#"{"normalizer": {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AA"}]}}"#,
+        ),
+        USAGE,
+        "a Precompiled normalizer",
+    ),
     ("tokenizer_config.json", Some("[]"), CHECKPOINT, "tokenizer_config.json"),
     ("chat_template.json", Some("{"), CHECKPOINT, "chat_template.json"),
     ("chat_template.jinja", Some("{% for"), CHECKPOINT, "the chat template fails: syntax error"),
