@@ -135,6 +135,44 @@ fn the_rule_of_seconds_is_an_option_of_a_pass() {
     assert_eq!(times(TimeRule::Exact), [0, 3, 6]);
 }
 
+/// A row has the same bits alone and beside a row with other media, in each type: windows, norms
+/// and attentions see their own rows alone.
+#[test]
+fn a_row_alone_has_the_bits_of_the_batch() {
+    let document = golden_cases("qwen25");
+    let folder = model_folder(&document["model"]);
+    let case = cases(&document, "forward", 7).into_iter().find(|case| case["name"] == "batch");
+    let together = input(case.unwrap());
+    let (length, mask) = (together.length, together.attention_mask.clone().unwrap());
+    let row = |row: usize| ForwardInput {
+        batch: 1,
+        length,
+        input_ids: together.input_ids[row * length..(row + 1) * length].to_vec(),
+        attention_mask: Some(mask[row * length..(row + 1) * length].to_vec()),
+        ..ForwardInput::default()
+    };
+    let picture = ForwardInput {
+        pixel_values: together.pixel_values.clone(),
+        image_grid_thw: together.image_grid_thw.clone(),
+        ..row(0)
+    };
+    let clip = ForwardInput {
+        pixel_values_videos: together.pixel_values_videos.clone(),
+        video_grid_thw: together.video_grid_thw.clone(),
+        second_per_grid_ts: together.second_per_grid_ts.clone(),
+        ..row(1)
+    };
+    for dtype in FloatType::ALL {
+        let options = ForwardOptions { dtype: Some(dtype), ..options() };
+        let logits = |input: &ForwardInput| -> Vec<u32> {
+            let output = forward(folder.path(), input, &options).unwrap();
+            output.tensor("logits").unwrap().values.iter().map(|value| value.to_bits()).collect()
+        };
+        let alone = [logits(&picture), logits(&clip)].concat();
+        assert!(logits(&together) == alone, "{dtype}");
+    }
+}
+
 /// The first token of a greedy answer is the best of the forward pass over the same inputs.
 #[test]
 fn the_engine_and_the_forward_pass_agree() {

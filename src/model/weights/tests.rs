@@ -180,6 +180,29 @@ fn a_weight_too_large_for_bf16_is_named() {
 }
 
 #[test]
+fn each_compute_type_gets_the_nearest_numbers() {
+    const DOWN: &str = "model.layers.0.mlp.down_proj.weight";
+    let config = config(json!(true));
+    let mut stored = stored(&config);
+    let number = f32::from_bits(0x3f80_1001);
+    stored.get_mut(DOWN).unwrap().2[..4].copy_from_slice(&number.to_le_bytes());
+    fn first<T: Float>(config: &ModelConfig, stored: &Stored) -> (T, usize) {
+        let (set, warnings) =
+            prepare::<T, _, _>(config, &open(stored), Ok::<_, CheckpointError>).unwrap();
+        (set.text.layers[0].down_weight.values[0], warnings.len())
+    }
+    assert_eq!(first::<f32>(&config, &stored), (number, 0));
+    assert_eq!(first::<bf16>(&config, &stored), (bf16::from_f32(number), 1));
+    assert_eq!(first::<f16>(&config, &stored), (f16::from_f32(number), 1));
+    // 65,520 is half a step past the largest f16: bf16 holds a neighbour of it, f16 nothing.
+    stored.get_mut(DOWN).unwrap().2[4..8].copy_from_slice(&65_520f32.to_le_bytes());
+    let load = prepare::<f16, _, _>(&config, &open(&stored), Ok::<_, CheckpointError>);
+    let error = load.unwrap_err();
+    let found = matches!(error, CheckpointError::TooLarge { index: 1, to: FloatType::F16, .. });
+    assert!(found, "{error}");
+}
+
+#[test]
 fn what_the_model_lacks_is_a_warning() {
     let config = config(json!(true));
     let mut stored = stored(&config);
