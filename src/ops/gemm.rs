@@ -178,16 +178,16 @@ fn choose_gpu(rows: usize, outputs: usize, limits: Limits) -> &'static Variant {
 /// Relative speed of a variant on the software device, padded rows and outputs counted: GFLOP/s of
 /// one thread with AVX-512 at K = 1536. What counts there is instructions for each mma.
 const SOFTWARE_SPEED: [(Variant, u64); 10] = [
-    (TILE_128X128, 61),
-    (TILE_128X64, 45),
-    (TILE_64X64, 46),
-    (TILE_32X64, 33),
-    (gemv::R64N16, 29),
-    (gemv::R32N16, 22),
+    (TILE_128X128, 83),
+    (TILE_128X64, 62),
+    (TILE_64X64, 69),
+    (TILE_32X64, 47),
+    (gemv::R64N16, 37),
+    (gemv::R32N16, 28),
     (gemv::R64N8_DIRECT, 29),
-    (gemv::R32N8, 22),
-    (gemv::R16N8_DIRECT, 20),
-    (gemv::R16N8, 17),
+    (gemv::R32N8, 25),
+    (gemv::R16N8_DIRECT, 23),
+    (gemv::R16N8, 19),
 ];
 
 /// The variant with the least predicted time, which has no memory to wait for.

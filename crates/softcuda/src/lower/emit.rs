@@ -369,6 +369,13 @@ impl Emit<'_> {
         self.constant(bits, 2)
     }
 
+    /// The values that are constants, in the order of their numbers.
+    pub(crate) fn constant_values(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.constants.values().map(|v| v.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     fn constant(&mut self, bits: u64, width: u8) -> V {
         if let Some(v) = self.constants.get(&(bits, width)) {
             return *v;

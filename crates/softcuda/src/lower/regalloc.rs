@@ -86,8 +86,8 @@ pub(crate) fn read_first(cx: &Emit, code: &[Code], preamble: &[VOp]) -> Set {
 fn fixed(cx: &Emit, preamble: &[VOp]) -> Vec<bool> {
     let values = cx.widths.len();
     let mut fixed = vec![false; values + cx.mask_count as usize];
-    for v in cx.constants.values() {
-        fixed[v.id as usize] = true;
+    for id in cx.constant_values() {
+        fixed[id as usize] = true;
     }
     for slot in preamble.iter().flat_map(|op| &op.slots) {
         match slot {

@@ -37,8 +37,8 @@ pub(crate) fn check(
     }
     let values = cx.widths.len();
     let mut made = vec![false; values + cx.mask_count as usize];
-    for v in cx.constants.values() {
-        made[v.id as usize] = true;
+    for id in cx.constant_values() {
+        made[id as usize] = true;
     }
     for op in preamble {
         for slot in &op.slots {

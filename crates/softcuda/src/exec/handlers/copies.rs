@@ -6,7 +6,7 @@
 //!
 //! The source is that of the issue. A copy of whole blocks from device memory is not made at once,
 //! though: its source is fetched into the caches and read when the copy lands, or before that when the
-//! block of threads is about to store to global memory ([`Flights::read_sources`]).
+//! block of threads is about to store to global memory.
 //!
 //! Loops run over indices: an iterator over two arrays is a call where the crate is compiled in parts.
 #![expect(clippy::needless_range_loop, reason = "see above")]
@@ -365,7 +365,7 @@ impl Entry {
     #[inline(always)]
     fn place(&self, block: usize) -> (usize, usize) {
         let start = self.block[block] as usize;
-        (start & !63, start / 16 & 3)
+        (start & !63, start / 16 % 4)
     }
 
     /// From late blocks to blocks.
@@ -386,7 +386,7 @@ impl Entry {
         let data = self.data;
         for lane in 0..32 {
             let start = self.block[lane / 4];
-            let place = lane ^ (start as usize / 16 & 3);
+            let place = lane ^ (start as usize / 16 % 4);
             self.data[lane] = data[place];
             self.to[lane] = (start & !63) + 16 * (place as u32 % 4);
         }

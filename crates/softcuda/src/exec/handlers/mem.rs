@@ -308,7 +308,7 @@ unsafe fn fours<L: Simd>(
     } else {
         let mut different = 0;
         for l in 0..32 {
-            different |= low[l].wrapping_sub(low[l & !3]) ^ 4 * (l as u32 & 3);
+            different |= low[l].wrapping_sub(low[l & !3]) ^ (4 * (l as u32 & 3));
             different |= high[l] ^ high[l & !3];
         }
         different == 0

@@ -23,8 +23,8 @@ impl Facts {
         let masks = cx.mask_count as usize;
         let total = masks + cx.widths.len();
         let mut constant = vec![false; total];
-        for v in cx.constants.values() {
-            constant[masks + v.id as usize] = true;
+        for id in cx.constant_values() {
+            constant[masks + id as usize] = true;
         }
         let mut facts =
             Facts { masks, single: constant.clone(), home: vec![usize::MAX; total], constant };
