@@ -320,20 +320,18 @@ impl Keys<'_> {
         // The result is patches, whatever the order of channels before.
         for key in ["data_format", "input_data_format"] {
             let orders = ["channels_first", "channels_last", "FIRST", "LAST", "none"];
-            if let Some(value) = self.present(key) {
-                if !orders.iter().any(|order| value == order) {
-                    return Err(wrong(key, value, "channels_first or channels_last"));
-                }
+            let found = self.present(key);
+            if let Some(value) = found.filter(|value| !orders.iter().any(|order| *value == order)) {
+                return Err(wrong(key, value, "channels_first or channels_last"));
             }
         }
         for (key, ours) in [
             ("image_processor_type", &["Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"][..]),
             ("video_processor_type", &["Qwen2VLVideoProcessor"]),
         ] {
-            if let Some(value) = self.present(key) {
-                if !ours.iter().any(|name| value == name) {
-                    return Err(unbuilt(key, value, "the processors of Qwen2-VL are built"));
-                }
+            let found = self.present(key);
+            if let Some(value) = found.filter(|value| !ours.iter().any(|name| *value == name)) {
+                return Err(unbuilt(key, value, "the processors of Qwen2-VL are built"));
             }
         }
         Ok(())
