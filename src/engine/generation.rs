@@ -24,7 +24,7 @@ pub enum Event {
     /// A token of the answer.
     Token(Token),
     /// The end, with everything.
-    Done(Completion),
+    Done(Box<Completion>),
 }
 
 /// One token of an answer.
@@ -313,7 +313,7 @@ impl Generation {
             timings: self.timings,
         };
         self.completion = Some(completion.clone());
-        self.events.push_back(Event::Done(completion));
+        self.events.push_back(Event::Done(Box::new(completion)));
         Ok(())
     }
 }

@@ -139,7 +139,7 @@ fn perturbed_ids_follow_the_probabilities() {
     let logits = vec![0.0_f32, 1.0, 2.0, -1.0];
     let queries: Vec<TopQuery> =
         (0..4000).map(|step| TopQuery { seed: 9, step, flags: PERTURBS, ..query(0, 2) }).collect();
-    let (got, _) = run(&[logits.clone()], &queries, 2).unwrap();
+    let (got, _) = run(std::slice::from_ref(&logits), &queries, 2).unwrap();
     let p = |id: usize| f64::from(logits[id]).exp();
     let total: f64 = (0..4).map(p).sum();
     for (a, b) in [(2, 1), (1, 2), (2, 0), (0, 2)] {
