@@ -5,7 +5,8 @@
 //          (attn_prefill_f32), of the one new row of a sequence (attn_decode_f32).
 // Shapes   those of attn_vision.cu, attn_prefill.cu and attn_decode.cu, in f32; D any multiple of
 //          16 up to 128. What lies beyond kv_len in a page is never read.
-// Mapping  block 128, tiles of 64 keys in ascending order. A warp owns VECTORS query vectors: 4 rows
+// Mapping  block 128, tiles of 64 keys in ascending order. A warp owns VECTORS query vectors: 4
+// rows
 //          of a head (vision and prefill: grid (work items, H, 4), z a quarter of the item's 64
 //          rows), or 2 heads of a row (decode: grid (work items, G * ceil(H / G / 8)); the block of
 //          a sequence's first visible segment does all its keys, the others leave).
@@ -322,9 +323,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   }
   const int end = min(work.kv_len, position + ATTN_F32_TILE);
   const int first_tile = max(position + 1 - p.window, 0) / KEY_TILE;
-  const PagedKeys keys = {
-      static_cast<const float*>(p.pool) + key_offset(p.kv, head / (p.H / p.G)),
-      p.page_table + work.seq * int64_t(p.ld_pages), p.kv, D};
+  const PagedKeys keys = {static_cast<const float*>(p.pool) + key_offset(p.kv, head / (p.H / p.G)),
+                          p.page_table + work.seq * int64_t(p.ld_pages), p.kv, D};
   attend(query, own < rows, D, p.scale, first_tile, (end + KEY_TILE - 1) / KEY_TILE, SEGMENT_TILES,
          work.kv_len, p.kv.values, keys);
 }
@@ -354,6 +354,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   }
   const PagedKeys keys = {static_cast<const float*>(p.pool) + key_offset(p.kv, key_head),
                           p.page_table + work.seq * int64_t(p.ld_pages), p.kv, D};
-  attend(query, own < group, D, p.scale, oldest / KEY_TILE,
-         (work.kv_len + KEY_TILE - 1) / KEY_TILE, SEGMENT_TILES, work.kv_len, p.kv.values, keys);
+  attend(query, own < group, D, p.scale, oldest / KEY_TILE, (work.kv_len + KEY_TILE - 1) / KEY_TILE,
+         SEGMENT_TILES, work.kv_len, p.kv.values, keys);
 }

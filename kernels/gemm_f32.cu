@@ -21,9 +21,9 @@
 
 constexpr int TILE_K = GEMM_F32_TILE_K;
 constexpr int THREADS = GEMM_F32_THREADS;
-constexpr int COLUMNS = 4;   // outputs of a thread in a row
-constexpr int VEC = 4;       // elements of one 16-byte access
-constexpr int PAD = 4;       // keeps rows of a tile on 16 bytes and off each other's banks
+constexpr int COLUMNS = 4;  // outputs of a thread in a row
+constexpr int VEC = 4;      // elements of one 16-byte access
+constexpr int PAD = 4;      // keeps rows of a tile on 16 bytes and off each other's banks
 constexpr int GROUP_STEPS = GEMM_GROUP / TILE_K;
 static_assert(GEMM_GROUP % TILE_K == 0, "a group ends at the end of a step");
 
