@@ -43,6 +43,7 @@ lint: lint-tools ## Check formats, lints and spelling
 	$(LINT)/bin/clang-format --dry-run --Werror $(KERNELS)
 	$(LINT)/bin/typos
 	$(ENV) $(CARGO) clippy --profile ci --workspace --all-targets -- -D warnings
+	$(ENV) $(CARGO) clippy --profile ci --lib --features jpeg-zune -- -D warnings
 
 fmt: lint-tools ## Repair formats
 	$(CARGO) fmt --all
