@@ -68,9 +68,10 @@ def main():
         result = model(**given, output_hidden_states=True, output_attentions=not arguments.no_attentions,
                        use_cache=arguments.kv)
         if "input_ids" in given and "position_ids" not in given:
+            timed = {name: given[name] for name in ["second_per_grid_ts"] if name in given}  # Qwen2.5-VL
             ids, deltas = model.model.get_rope_index(
                 given["input_ids"], given.get("image_grid_thw"), given.get("video_grid_thw"),
-                attention_mask=given.get("attention_mask"))
+                attention_mask=given.get("attention_mask"), **timed)
             dump |= {"position_ids": ids.cpu().contiguous(), "rope_deltas": deltas.cpu().contiguous()}
     dump["logits"] = result.logits.float().cpu().contiguous()
     if result.loss is not None:

@@ -36,28 +36,28 @@ pub(crate) struct SamplingArgs {
     #[arg(long)]
     do_sample: bool,
     /// Divides the scores before drawing
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Draw from so many best tokens; 0 is off
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Draw from the smallest set of best tokens with this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Remove tokens below this part of the best one's probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Draw from the tokens nearest to the entropy with this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     typical_p: Option<f32>,
     /// Remove tokens below this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     epsilon_cutoff: Option<f32>,
     /// Remove tokens below a probability that falls with the entropy
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     eta_cutoff: Option<f32>,
     /// Makes tokens that occurred less likely; 1 is off
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// Taken off the scores of tokens that the answer has
     #[arg(long, value_name = "S", allow_negative_numbers = true)]

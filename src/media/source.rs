@@ -1,7 +1,8 @@
 //! Where a picture comes from: a path, bytes, a `data:` URL, base64 (docs/spec.md, section 3.2).
 
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -42,6 +43,9 @@ impl Source {
         if text.len() < 4096 && path.is_file() {
             return Ok(Self::Path(path));
         }
+        if text.len() < 4096 && path.exists() {
+            return Err(MediaError::Io { path, source: not_regular() });
+        }
         decoded(text).filter(|_| text.len() >= SHORTEST_BASE64).ok_or_else(|| {
             if text.len() < 4096 && !text.contains(['\n', '\0']) {
                 let source = std::io::Error::from(std::io::ErrorKind::NotFound);
@@ -65,13 +69,9 @@ impl Source {
             Self::Path(path) => path,
         };
         let io = |source| MediaError::Io { path: path.clone(), source };
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if metadata.is_dir() {
-            return Err(io(std::io::ErrorKind::IsADirectory.into()));
-        }
+        let (file, metadata) = open_regular(path).map_err(io)?;
         limits.check_encoded(metadata.len())?;
-        // A pipe has no length: one byte past the limit is enough to refuse it.
+        // A file may grow: one byte past the limit is enough to refuse it.
         let mut bytes = Vec::new();
         file.take(limits.encoded_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
         limits.check_encoded(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
@@ -85,6 +85,21 @@ impl Source {
             Self::Bytes(bytes) => format!("{} bytes", bytes.len()),
         }
     }
+}
+
+/// Opens a file for reading without waiting: a pipe that nobody writes to would block for ever.
+///
+/// # Errors
+/// What the system says; a folder, a pipe or a device is not a regular file.
+pub(super) fn open_regular(path: &Path) -> std::io::Result<(File, Metadata)> {
+    let wait_never = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(wait_never).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok((file, metadata)) } else { Err(not_regular()) }
+}
+
+fn not_regular() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file")
 }
 
 /// Shorter text is a mistyped path: the smallest picture of any format has more bytes.
@@ -137,6 +152,22 @@ mod tests {
         let text = STANDARD.encode([7; 60]);
         assert_eq!(read(&text).unwrap(), Source::Bytes(vec![7; 60]));
         assert_eq!(read("cat.png").unwrap_err().to_string(), "cannot read /nonexistent/cat.png");
+    }
+
+    #[test]
+    fn a_pipe_without_a_writer_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+        let limits = Limits::default();
+        for path in [&*pipe, folder.path(), Path::new("/dev/zero")] {
+            let error = Source::Path(path.to_owned()).read(&limits).unwrap_err();
+            assert!(matches!(error, MediaError::Io { .. }), "{error:?}");
+            let text = path.to_str().unwrap();
+            let error = Source::from_text(text, Path::new(""), &limits).unwrap_err();
+            assert!(matches!(error, MediaError::Io { .. }), "{error:?}");
+        }
     }
 
     #[test]

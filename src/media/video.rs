@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::animation::{self, Animation};
 use super::ffmpeg::{self, Container};
+use super::source::open_regular;
 use super::{Decoding, Ffmpeg, Format, Limits, MediaError, Rgb8, Size, Source};
 
 /// Where a video comes from.
@@ -222,11 +223,7 @@ fn container(source: &Source, limits: &Limits) -> Result<Option<(File, &'static 
         }
     };
     let io = |source| MediaError::Io { path: path.clone(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Ok(None);
-    }
+    let (mut file, metadata) = open_regular(path).map_err(io)?;
     let mut start = Vec::new();
     (&mut file).take(ffmpeg::SIGNATURE).read_to_end(&mut start).map_err(io)?;
     let Some(demuxer) = ffmpeg::demuxer(&start) else { return Ok(None) };
@@ -256,6 +253,6 @@ fn is_picture(file: &Path) -> bool {
     const SIGNATURE: u64 = 16;
     let mut start = Vec::new();
     let read =
-        std::fs::File::open(file).and_then(|open| open.take(SIGNATURE).read_to_end(&mut start));
+        open_regular(file).and_then(|(open, _)| open.take(SIGNATURE).read_to_end(&mut start));
     read.is_ok() && Format::of(&start).is_some()
 }
