@@ -10,7 +10,6 @@ use serde_json::json;
 use super::error::exit;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
-use crate::engine::MediaUse;
 use crate::model::config::Family;
 use crate::prompt::{
     Batch, MediaInput, Padding, PaddingSide, Part, Processed, Processor, raw_prompts,
@@ -113,9 +112,8 @@ pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliEr
         tensors.push(Tensor { name, dtype: Dtype::I64, shape, data });
     }
     save(&tensors, arguments)?;
-    let media = rows.iter().flat_map(|row| &row.media);
-    let media: Vec<MediaUse> = media.map(MediaUse::from).collect();
-    let found = warnings::of(&media, rows.iter().map(|row| row.escaped).sum());
+    let media = || rows.iter().flat_map(Processed::used);
+    let found = warnings::of(media(), rows.iter().map(|row| row.escaped).sum());
     warnings::print(&found, out);
     if out.is_json() {
         let shapes: serde_json::Map<String, serde_json::Value> =
@@ -124,7 +122,7 @@ pub(crate) fn run(arguments: &ProcessArgs, out: &mut Output) -> Result<u8, CliEr
             "schema": "qwen2vl.process/1",
             "output": arguments.output.display().to_string(),
             "tensors": shapes,
-            "media": prompts::media(&media),
+            "media": prompts::media(media()),
             "warnings": warnings::document(&found),
         }))?;
     } else {
@@ -161,7 +159,9 @@ fn tensors(processor: &Processor, rows: &[Processed], batch: &Batch) -> Vec<Tens
         if media.is_empty() {
             continue;
         }
-        let sides = media.iter().flat_map(|medium| [medium.grid.t, medium.grid.h, medium.grid.w]);
+        let sides = media
+            .iter()
+            .flat_map(|medium| [medium.used.grid.t, medium.used.grid.h, medium.used.grid.w]);
         let data = long(&mut sides.map(|side| i64::try_from(side).unwrap_or(i64::MAX)));
         let shape = vec![media.len(), 3];
         let grids = Tensor { name: names[1], dtype: Dtype::I64, shape, data };
@@ -172,13 +172,14 @@ fn tensors(processor: &Processor, rows: &[Processed], batch: &Batch) -> Vec<Tens
             values.iter().for_each(|value| pixels.extend_from_slice(&value.to_le_bytes()));
             count += values.len();
         }
-        let patches = media.iter().filter_map(|medium| medium.grid.patch_rows());
+        let patches = media.iter().filter_map(|medium| medium.used.grid.patch_rows());
         let patches: usize = patches.map(|rows| rows.0).sum();
         let shape = vec![patches, count.checked_div(patches).unwrap_or(0)];
         tensors.push(Tensor { name: names[0], dtype: Dtype::F32, shape, data: pixels });
         tensors.push(grids);
     }
-    let frames = rows.iter().flat_map(Processed::videos).filter_map(|video| video.frames.as_ref());
+    let frames =
+        rows.iter().flat_map(Processed::videos).filter_map(|video| video.used.frames.as_ref());
     let seconds: Vec<f64> = frames.map(|frames| frames.seconds_per_group).collect();
     if processor.family() == Family::Qwen25Vl && !seconds.is_empty() {
         #[expect(clippy::cast_possible_truncation, reason = "the type of the tensor")]

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::CliError;
 use super::error::{exit, status};
 use super::frames::{ReaderArgs, SamplingArgs};
-use crate::engine::{EngineBuilder, MediaUse};
+use crate::engine::EngineBuilder;
 use crate::media::{Alpha, Decoding, Exif, MediaError, Resizer, Resizing, Size};
 use crate::prompt::{
-    ControlText, Conversations, Grounding, ProcessOptions, Processor, PromptError, PromptLimits,
-    RenderOptions,
+    ControlText, Conversations, Grounding, MediaUse, ProcessOptions, Processor, PromptError,
+    PromptLimits, RenderOptions,
 };
 
 /// Bytes of a messages file: some pictures of the largest size, as base64.
@@ -348,8 +348,8 @@ fn medium(index: usize, item: &MediaUse) -> Value {
 }
 
 /// The media of a prompt as results report them.
-pub(crate) fn media(items: &[MediaUse]) -> Value {
-    items.iter().enumerate().map(|(index, item)| medium(index, item)).collect()
+pub(crate) fn media<'a>(items: impl IntoIterator<Item = &'a MediaUse>) -> Value {
+    items.into_iter().enumerate().map(|(index, item)| medium(index, item)).collect()
 }
 
 impl From<PromptError> for CliError {

@@ -11,7 +11,7 @@ use super::answers::TimeArg;
 use super::error::exit;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
-use crate::engine::{MediaUse, prompt_positions};
+use crate::engine::prompt_positions;
 use crate::model::config::ModelConfig;
 use crate::prompt::{
     Conversation, MediaInput, Origin, Piece, ProcessOptions, Processed, Processor,
@@ -65,9 +65,8 @@ pub(crate) fn run(arguments: &RenderArgs, out: &mut Output) -> Result<u8, CliErr
         };
         let batch = conversations.batch.then_some(index);
         let files = seen.as_ref().map(|seen| write(arguments, seen, batch)).transpose()?;
-        let media = seen.as_ref().map_or(&[][..], |seen| &seen.media);
-        let media: Vec<MediaUse> = media.iter().map(MediaUse::from).collect();
-        let found = warnings::of(&media, encoded.escaped);
+        let media = || seen.iter().flat_map(Processed::used);
+        let found = warnings::of(media(), encoded.escaped);
         warnings::print(&found, out);
         let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
         if out.is_json() {
@@ -79,7 +78,7 @@ pub(crate) fn run(arguments: &RenderArgs, out: &mut Output) -> Result<u8, CliErr
             });
             if let Some(seen) = &seen {
                 document_of(&mut document, &config, seen)?;
-                document["media"] = prompts::media(&media);
+                document["media"] = prompts::media(media());
                 for (medium, names) in files.iter().flatten().enumerate() {
                     document["media"][medium]["files"] = json!(names);
                 }
@@ -119,7 +118,9 @@ fn document_of(
 ) -> Result<(), CliError> {
     let positions = prompt_positions(config, seen)?;
     let grids = |media: &mut dyn Iterator<Item = &MediaInput>| -> Value {
-        media.map(|medium| json!([medium.grid.t, medium.grid.h, medium.grid.w])).collect()
+        media
+            .map(|medium| json!([medium.used.grid.t, medium.used.grid.h, medium.used.grid.w]))
+            .collect()
     };
     let values: Map<String, Value> = [
         ("input_ids", json!(numbers(&seen.input_ids))),
@@ -147,7 +148,7 @@ fn write(
     let conversation = batch.map_or_else(String::new, |index| format!("conversation-{index}-"));
     let mut files = Vec::new();
     for (index, medium) in seen.media.iter().enumerate() {
-        let name = format!("{conversation}{}-{index}", medium.kind.name());
+        let name = format!("{conversation}{}-{index}", medium.used.kind.name());
         let mut written = Vec::new();
         let frames = medium.prepared.as_ref().map(|prepared| &prepared.frames);
         let count = frames.map_or(0, |frames| frames.count());

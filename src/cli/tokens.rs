@@ -10,7 +10,6 @@ use super::error::exit;
 use super::media_flags::MediaFlags;
 use super::prompts::{self, EndArgs, PictureArgs, PromptArgs};
 use super::{CliError, ModelArgs, Output, warnings};
-use crate::engine::MediaUse;
 use crate::media::PixelBudget;
 use crate::prompt::{Conversation, Conversations, Message, Part, Processed, Processor};
 
@@ -57,17 +56,16 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
     for (index, conversation) in conversations.list.iter().enumerate() {
         let counted = processor.count(index, conversation, options)?;
         let total = counted.input_ids.len();
-        let image: usize = counted.images().map(|medium| medium.tokens.0).sum();
-        let video: usize = counted.videos().map(|medium| medium.tokens.0).sum();
+        let image: usize = counted.images().map(|medium| medium.used.tokens.0).sum();
+        let video: usize = counted.videos().map(|medium| medium.used.tokens.0).sum();
         let visual: usize = image + video;
         let fit = arguments.fit.map(|tokens| fit(&processor, &counted, tokens)).transpose()?;
-        let media: Vec<MediaUse> = counted.media.iter().map(MediaUse::from).collect();
-        let found = warnings::of(&media, counted.escaped);
+        let found = warnings::of(counted.used(), counted.escaped);
         warnings::print(&found, out);
         if out.is_json() {
             documents.push(json!({
                 "prompt_tokens": total, "text_tokens": total - visual, "image_tokens": image,
-                "video_tokens": video, "media": prompts::media(&media),
+                "video_tokens": video, "media": prompts::media(counted.used()),
                 "fitting_max_pixels": fit, "warnings": warnings::document(&found),
             }));
         } else {
@@ -90,7 +88,8 @@ pub(crate) fn run(arguments: &TokensArgs, out: &mut Output) -> Result<u8, CliErr
 }
 
 fn table(counted: &Processed, text: usize, out: &mut Output) -> Result<(), CliError> {
-    let width = counted.media.iter().map(|medium| medium.source.chars().count()).max().unwrap_or(0);
+    let width =
+        counted.media.iter().map(|medium| medium.used.source.chars().count()).max().unwrap_or(0);
     let width = width.max("source".len());
     let mut row = |part: &str, source: &str, sizes: [&str; 3], tokens: &str| {
         let [decoded, resized, grid] = sizes;
@@ -101,9 +100,10 @@ fn table(counted: &Processed, text: usize, out: &mut Output) -> Result<(), CliEr
     row("part", "source", ["decoded", "resized", "grid_thw"], "tokens")?;
     for medium in &counted.media {
         let size = |size: crate::media::Size| format!("{}x{}", size.width, size.height);
-        let sizes = [size(medium.decoded), size(medium.resized), medium.grid.to_string()];
+        let sizes =
+            [size(medium.used.decoded), size(medium.used.resized), medium.used.grid.to_string()];
         let sizes = [sizes[0].as_str(), sizes[1].as_str(), sizes[2].as_str()];
-        row(medium.kind.name(), &medium.source, sizes, &medium.tokens.to_string())?;
+        row(medium.used.kind.name(), &medium.used.source, sizes, &medium.used.tokens.to_string())?;
     }
     row("text", "-", ["-"; 3], &text.to_string())?;
     row("total", "", [""; 3], &counted.input_ids.len().to_string())
@@ -112,7 +112,7 @@ fn table(counted: &Processed, text: usize, out: &mut Output) -> Result<(), CliEr
 /// The largest max_pixels, in whole visual tokens, with which the prompt fits.
 fn fit(processor: &Processor, counted: &Processed, tokens: usize) -> Result<u64, CliError> {
     // Videos have bounds of their own.
-    let visual: usize = counted.images().map(|medium| medium.tokens.0).sum();
+    let visual: usize = counted.images().map(|medium| medium.used.tokens.0).sum();
     let text = counted.input_ids.len() - visual;
     let preprocessor = processor.preprocessor();
     let factor = preprocessor.patch_size() * preprocessor.merge_size();
@@ -123,7 +123,7 @@ fn fit(processor: &Processor, counted: &Processed, tokens: usize) -> Result<u64,
             preprocessor.clone().with_budget(Some(min.min(max_pixels)), Some(max_pixels))?;
         let mut sum = text;
         for image in counted.images() {
-            let grid = limited.grid(1, limited.resized(image.decoded)?);
+            let grid = limited.grid(1, limited.resized(image.used.decoded)?);
             sum += grid.merged_tokens(preprocessor.merge_size()).map_or(usize::MAX - sum, |t| t.0);
         }
         Ok(sum)

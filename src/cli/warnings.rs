@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Output;
-use crate::engine::MediaUse;
+use crate::prompt::MediaUse;
 
 /// One warning.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,8 +13,11 @@ pub(crate) struct Warning {
 }
 
 /// Warnings about the media and the texts of one prompt.
-pub(crate) fn of(media: &[MediaUse], escaped: usize) -> Vec<Warning> {
-    let mut warnings: Vec<Warning> = media.iter().flat_map(of_medium).collect();
+pub(crate) fn of<'a>(
+    media: impl IntoIterator<Item = &'a MediaUse>,
+    escaped: usize,
+) -> Vec<Warning> {
+    let mut warnings: Vec<Warning> = media.into_iter().flat_map(of_medium).collect();
     if escaped > 0 {
         let text = format!(
             "{escaped} control token(s) in messages are taken as text; --control-text trusted \

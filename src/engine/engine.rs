@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     Clock, EngineError, Generation, MAX_LOGPROBS, MemoryLimit, MemoryPlan, Request, Timings, Usage,
-    generation::MediaUse,
     placed::prompt_positions,
     plan::{MAX_BATCH, PREFILL_CHUNK, Wishes},
     processors,
@@ -27,7 +26,7 @@ use crate::{
         weights,
         workspace::{Workspace, edit_entries},
     },
-    prompt::{Grounding, MediaKind, Processed, Processor, PromptLimits},
+    prompt::{Grounding, MediaKind, MediaUse, Processed, Processor, PromptLimits},
     units::{FloatType, Tokens},
 };
 
@@ -474,9 +473,9 @@ impl Engine {
         let limit = self.shared.plan.limits().patch_rows;
         for medium in &processed.media {
             // The tower sees a video in stretches: one temporal patch is all that must fit.
-            let patches = medium.grid.frame_rows().map_or(usize::MAX, |rows| rows.0);
+            let patches = medium.used.grid.frame_rows().map_or(usize::MAX, |rows| rows.0);
             if patches > limit {
-                let source_name = medium.source.clone();
+                let source_name = medium.used.source.clone();
                 return Err(EngineError::PictureTooLarge { source_name, patches, limit });
             }
         }
@@ -520,7 +519,7 @@ fn byte_values(processor: &Processor) -> Result<[[f32; 256]; 3], EngineError> {
 }
 
 fn usage(processed: &Processed) -> Usage {
-    let media: Vec<MediaUse> = processed.media.iter().map(MediaUse::from).collect();
+    let media: Vec<MediaUse> = processed.used().cloned().collect();
     let tokens = |kind: MediaKind| {
         media.iter().filter(|item| item.kind == kind).map(|item| item.tokens.0).sum()
     };

@@ -10,9 +10,8 @@ use super::{
     EngineError, FinishReason, Timings, TokenLogprobs, engine::Shared, step::Outcome, timing,
 };
 use crate::{
-    media::{PixelBudget, Size},
-    prompt::{Detokenizer, MediaInput, MediaKind, SampledFrames},
-    units::{GridThw, RequestId, TokenId, Tokens},
+    prompt::{Detokenizer, MediaUse},
+    units::{RequestId, TokenId},
 };
 
 /// What happens to a request, in this order: started, tokens, done.
@@ -57,40 +56,6 @@ pub struct Usage {
     pub escaped: usize,
     /// Each picture and video, in order.
     pub media: Vec<MediaUse>,
-}
-
-/// One picture or video of a request, with the settings that were used for it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MediaUse {
-    /// Picture or video.
-    pub kind: MediaKind,
-    /// Path or size of its source.
-    pub source: String,
-    /// Height and width before the resize.
-    pub decoded: Size,
-    /// Height and width as the model saw it.
-    pub resized: Size,
-    /// Bounds of the resize.
-    pub budget: PixelBudget,
-    /// In patches.
-    pub grid: GridThw,
-    /// Visual tokens.
-    pub tokens: Tokens,
-    /// Whether EXIF turned it.
-    pub turned: bool,
-    /// Whether transparency was dropped from it.
-    pub alpha_dropped: bool,
-    /// Which frames were taken of a video.
-    pub frames: Option<SampledFrames>,
-}
-
-impl From<&MediaInput> for MediaUse {
-    fn from(input: &MediaInput) -> Self {
-        let MediaInput { kind, decoded, resized, budget, grid, tokens, .. } = *input;
-        let (turned, alpha_dropped) = (input.turned, input.alpha_dropped);
-        let (source, frames) = (input.source.clone(), input.frames.clone());
-        Self { kind, source, decoded, resized, budget, grid, tokens, turned, alpha_dropped, frames }
-    }
 }
 
 /// A whole answer; of several the first, which in a beam search is the best.

@@ -34,7 +34,7 @@ pub use forward::{
     FloatTensor, ForwardInput, ForwardOptions, ForwardOutput, LayerKeyValues, LogitsToKeep,
     PastKeyValues, PositionIds, forward,
 };
-pub use generation::{Choice, Completion, Event, Generation, MediaUse, Token, Usage};
+pub use generation::{Choice, Completion, Event, Generation, Token, Usage};
 pub use placed::prompt_positions;
 pub use plan::{MemoryLimit, MemoryPlan};
 pub use process_logits::{LogitsInput, process_logits};

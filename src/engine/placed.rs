@@ -20,11 +20,11 @@ pub fn prompt_positions(
     config: &ModelConfig,
     processed: &Processed,
 ) -> Result<Positions, EngineError> {
-    let grid = |medium: &MediaInput| medium.grid;
+    let grid = |medium: &MediaInput| medium.used.grid;
     let images: Vec<GridThw> = processed.images().map(grid).collect();
     let videos: Vec<GridThw> = processed.videos().map(grid).collect();
     let frames =
-        |medium: &MediaInput| medium.frames.as_ref().map(|frames| frames.seconds_per_group);
+        |medium: &MediaInput| medium.used.frames.as_ref().map(|frames| frames.seconds_per_group);
     let seconds: Vec<f64> = processed.videos().filter_map(frames).collect();
     let grids = Grids { images: &images, videos: &videos, seconds: Some(&seconds) };
     Ok(positions::sequence(config, &processed.input_ids, grids).map_err(ModelError::from)?)

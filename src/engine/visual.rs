@@ -25,13 +25,13 @@ pub(super) fn inputs(processor: &Processor, processed: Processed) -> Vec<VisualI
     let same_table = processor.video_preprocessor().frame().normalization() == table;
     let (mut images, mut videos) = (Vec::new(), Vec::new());
     for medium in processed.media {
-        match medium.kind {
+        match medium.used.kind {
             MediaKind::Image => images.extend(medium.prepared.map(VisualInput::Frames)),
             MediaKind::Video if same_table => {
                 videos.extend(medium.prepared.map(VisualInput::Frames));
             }
             MediaKind::Video => {
-                let grid = medium.grid;
+                let grid = medium.used.grid;
                 let values = processor.pixel_values(&medium);
                 videos.extend(values.map(|values| VisualInput::Values { grid, values }));
             }

@@ -32,18 +32,16 @@ impl MediaKind {
     }
 }
 
-/// One picture or video of a prompt, and the settings that were used for it.
+/// One picture or video of a prompt, with the settings that were used for it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MediaInput {
-    /// Where it stands.
-    pub spot: Spot,
+pub struct MediaUse {
     /// Kind.
     pub kind: MediaKind,
     /// Path or size of its source.
     pub source: String,
     /// Height and width before the resize, of one frame.
     pub decoded: Size,
-    /// Height and width after it.
+    /// Height and width after it, as the model sees it.
     pub resized: Size,
     /// Bounds of the resize.
     pub budget: PixelBudget,
@@ -57,6 +55,15 @@ pub struct MediaInput {
     pub alpha_dropped: bool,
     /// Which frames were taken of a video.
     pub frames: Option<SampledFrames>,
+}
+
+/// One picture or video of a prompt, and the settings that were used for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MediaInput {
+    /// Where it stands.
+    pub spot: Spot,
+    /// What it is and what became of it.
+    pub used: MediaUse,
     /// Pixels; none where only tokens were counted.
     pub prepared: Option<Prepared>,
 }
@@ -160,8 +167,7 @@ impl Processor {
         };
         let resized = preprocessor.resized(decoded).map_err(at(spot))?;
         let grid = preprocessor.grid(1, resized);
-        Ok(MediaInput {
-            spot,
+        let used = MediaUse {
             kind: MediaKind::Image,
             source: picture.source.name(),
             decoded,
@@ -172,8 +178,8 @@ impl Processor {
             turned,
             alpha_dropped,
             frames: None,
-            prepared,
-        })
+        };
+        Ok(MediaInput { spot, used, prepared })
     }
 
     fn video(&self, clip: &Clip, spot: Spot, depth: Depth) -> Result<MediaInput, PromptError> {
@@ -218,8 +224,7 @@ impl Processor {
         };
         let grid = preprocessor.frame().grid(indices.len(), resized);
         let (total, source_fps) = (video.frames(), video.fps());
-        Ok(MediaInput {
-            spot,
+        let used = MediaUse {
             kind: MediaKind::Video,
             source: clip.source.name(),
             decoded: video.size(),
@@ -236,8 +241,8 @@ impl Processor {
                 seconds_per_group: self.video.seconds_per_group(clip.asked_fps()),
                 indices,
             }),
-            prepared,
-        })
+        };
+        Ok(MediaInput { spot, used, prepared })
     }
 }
 

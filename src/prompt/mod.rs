@@ -25,7 +25,7 @@ mod tokenizer;
 pub use decoding::DecodeOptions;
 pub use detokenize::Detokenizer;
 pub use error::{PromptError, Spot};
-pub use media_inputs::{MediaInput, MediaKind, SampledFrames};
+pub use media_inputs::{MediaInput, MediaKind, MediaUse, SampledFrames};
 pub use message::{Conversation, Conversations, Message, Part};
 pub use padding::{Batch, Padding, PaddingSide};
 pub use processor::{ProcessOptions, Processed, Processor, PromptLimits};

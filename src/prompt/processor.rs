@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::{Map, Value};
 
-use super::media_inputs::{Depth, MediaInput, MediaKind};
+use super::media_inputs::{Depth, MediaInput, MediaKind, MediaUse};
 use super::message::{Content, PartKind};
 use super::templates::Templates;
 use super::{
@@ -96,6 +96,11 @@ pub struct Processed {
 }
 
 impl Processed {
+    /// What became of each picture and video, in order.
+    pub fn used(&self) -> impl Iterator<Item = &MediaUse> {
+        self.media.iter().map(|medium| &medium.used)
+    }
+
     /// Pictures in the order of their placeholders.
     pub fn images(&self) -> impl Iterator<Item = &MediaInput> {
         self.of(MediaKind::Image)
@@ -107,7 +112,7 @@ impl Processed {
     }
 
     fn of(&self, kind: MediaKind) -> impl Iterator<Item = &MediaInput> {
-        self.media.iter().filter(move |medium| medium.kind == kind)
+        self.media.iter().filter(move |medium| medium.used.kind == kind)
     }
 }
 
@@ -322,7 +327,7 @@ impl Processor {
 
     /// `pixel_values` of a medium, `[t * h * w, row_values]`; none where only tokens were counted.
     pub fn pixel_values(&self, medium: &MediaInput) -> Option<Vec<f32>> {
-        let frame = match medium.kind {
+        let frame = match medium.used.kind {
             MediaKind::Image => &self.preprocessor,
             MediaKind::Video => self.video.frame(),
         };
@@ -411,7 +416,11 @@ impl Processor {
         let media = self.media(index, conversation, Depth::Pixels)?;
         for (kind, name) in [(MediaKind::Image, IMAGE_PAD), (MediaKind::Video, VIDEO_PAD)] {
             let of = |media: &[MediaInput]| -> usize {
-                media.iter().filter(|medium| medium.kind == kind).map(|m| m.tokens.0).sum()
+                media
+                    .iter()
+                    .filter(|medium| medium.used.kind == kind)
+                    .map(|m| m.used.tokens.0)
+                    .sum()
             };
             let (placeholders, found) = (of(&counted.media), of(&media));
             if placeholders != found {
@@ -437,7 +446,7 @@ impl Processor {
             (MediaKind::Image, self.tokens.image, IMAGE_PAD),
             (MediaKind::Video, self.tokens.video, VIDEO_PAD),
         ] {
-            let counts: Vec<Tokens> = done.of(kind).map(|medium| medium.tokens).collect();
+            let counts: Vec<Tokens> = done.of(kind).map(|medium| medium.used.tokens).collect();
             done.input_ids = placeholders::expand(&done.input_ids, (id, name), &counts)?;
         }
         Ok(done)

@@ -66,7 +66,7 @@ fn input(processor: &Processor, rows: &[Processed]) -> ForwardInput {
     let images: Vec<&MediaInput> = rows.iter().flat_map(Processed::images).collect();
     let videos: Vec<&MediaInput> = rows.iter().flat_map(Processed::videos).collect();
     let grids = |media: &[&MediaInput]| -> Option<Vec<GridThw>> {
-        (!media.is_empty()).then(|| media.iter().map(|medium| medium.grid).collect())
+        (!media.is_empty()).then(|| media.iter().map(|medium| medium.used.grid).collect())
     };
     let pixels = |media: &[&MediaInput]| -> Option<Vec<f32>> {
         let values = || media.iter().flat_map(|medium| processor.pixel_values(medium).unwrap());

@@ -60,7 +60,7 @@ pub(super) fn ids(ids: &[TokenId]) -> Vec<u32> {
 }
 
 pub(super) fn grids(images: &[&MediaInput]) -> Value {
-    json!(images.iter().map(|i| [i.grid.t, i.grid.h, i.grid.w]).collect::<Vec<_>>())
+    json!(images.iter().map(|i| [i.used.grid.t, i.used.grid.h, i.used.grid.w]).collect::<Vec<_>>())
 }
 
 pub(super) fn pixel_values(processor: &Processor, images: &[&MediaInput]) -> Vec<f32> {

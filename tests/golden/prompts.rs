@@ -218,8 +218,10 @@ fn questions_of_the_demo_have_the_references_ids_and_grids() {
         let done = processor.process(0, conversation, options).unwrap();
         let ids: Vec<u32> = done.input_ids.iter().map(|id| id.0).collect();
         assert_eq!(json!(ids), case["input_ids"], "{name}");
-        let images: Vec<_> = done.images().map(|i| [i.grid.t, i.grid.h, i.grid.w]).collect();
-        let clips: Vec<_> = done.videos().map(|i| [i.grid.t, i.grid.h, i.grid.w]).collect();
+        let images: Vec<_> =
+            done.images().map(|i| [i.used.grid.t, i.used.grid.h, i.used.grid.w]).collect();
+        let clips: Vec<_> =
+            done.videos().map(|i| [i.used.grid.t, i.used.grid.h, i.used.grid.w]).collect();
         for (grids, key) in [(images, "image_grid_thw"), (clips, "video_grid_thw")] {
             let expected = case["grids"].get(key).cloned().unwrap_or_else(|| json!([]));
             assert_eq!(json!(grids), expected, "{name}");

@@ -78,7 +78,7 @@ fn processed_media_are_the_references() {
                 assert!((mean - want.as_f64().unwrap()).abs() < 2e-3, "{name}: {mean}, {want}");
             }
         }
-        let frames = videos.iter().filter_map(|video| video.frames.as_ref());
+        let frames = videos.iter().filter_map(|video| video.used.frames.as_ref());
         let seconds: Vec<f64> = frames.map(|frames| frames.seconds_per_group).collect();
         let wanted = want["second_per_grid_ts"].as_array().cloned().unwrap_or_default();
         assert_eq!(json!(seconds), Value::Array(wanted), "{name}: second_per_grid_ts");
@@ -189,7 +189,7 @@ fn the_engine_and_the_forward_pass_agree() {
     let rows = process(&processor, &case, "qwen25").unwrap();
     let images: Vec<&MediaInput> = rows[0].images().collect();
     let videos: Vec<&MediaInput> = rows[0].videos().collect();
-    let grid = |media: &[&MediaInput]| Some(media.iter().map(|medium| medium.grid).collect());
+    let grid = |media: &[&MediaInput]| Some(media.iter().map(|medium| medium.used.grid).collect());
     let input = ForwardInput {
         batch: 1,
         length: rows[0].input_ids.len(),

@@ -60,7 +60,8 @@ fn grids_of_plain_pictures_are_the_references() {
             continue;
         }
         let done = done.unwrap_or_else(|error| panic!("{name}: {error}"));
-        let grids: Vec<_> = done.images().map(|i| (i.grid.t, i.grid.h, i.grid.w)).collect();
+        let grids: Vec<_> =
+            done.images().map(|i| (i.used.grid.t, i.used.grid.h, i.used.grid.w)).collect();
         let expected: Vec<_> =
             sizes.iter().map(|size| (1, size[2] as usize, size[3] as usize)).collect();
         assert_eq!(grids, expected, "{name}");

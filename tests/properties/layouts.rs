@@ -311,8 +311,8 @@ fn conversations(label: &str, count: usize) {
         let done = PROCESSOR.count(0, &Conversation::new(messages), options).unwrap();
         assert_eq!(done.input_ids, PROCESSOR.tokenizer().encode(&text).unwrap(), "{text}");
         let found = |grid: GridThw| [grid.t, grid.h, grid.w];
-        let found_images: Vec<_> = done.images().map(|medium| found(medium.grid)).collect();
-        let found_videos: Vec<_> = done.videos().map(|medium| found(medium.grid)).collect();
+        let found_images: Vec<_> = done.images().map(|medium| found(medium.used.grid)).collect();
+        let found_videos: Vec<_> = done.videos().map(|medium| found(medium.used.grid)).collect();
         assert_eq!((&found_images, &found_videos), (&images, &videos), "{text}");
         let ids: Vec<u32> = done.input_ids.iter().map(|id| id.0).collect();
         let (axes, next) = Model { tokens, merge: 2, images: &images, videos: &videos }.row(&ids);

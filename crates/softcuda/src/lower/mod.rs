@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::exec::handlers::access::{GLOBAL, SHARED};
-use crate::exec::handlers::{self, control, mem, mov, special};
+use crate::exec::handlers::{self, control, ldst, mov, special};
 use crate::exec::{Kernel, KernelParam, Level, Site};
 use crate::fault::LoadError;
 use crate::ptx::ast::{
@@ -364,9 +364,9 @@ fn lower_item(
         Step::Copy { to, from, from_frame } => copy(cx, item.frame, *to, (*from_frame, from))?,
         Step::StoreSlot { offset, ty, from, from_frame } => {
             cx.frame = *from_frame;
-            mem::store_slot(cx, *offset, *ty, from)?;
+            ldst::store_slot(cx, *offset, *ty, from)?;
         }
-        Step::LoadSlot { offset, ty, to } => mem::load_slot_at(cx, *offset, *ty, to)?,
+        Step::LoadSlot { offset, ty, to } => ldst::load_slot_at(cx, *offset, *ty, to)?,
     }
     *open = None;
     Ok(())
@@ -499,7 +499,7 @@ type Family = fn(&mut Emit, &str, &Inst) -> Result<bool, LoadError>;
 
 const FAMILIES: &[Family] = &[
     handlers::mov::lower,
-    handlers::mem::lower,
+    handlers::ldst::lower,
     handlers::alu_int::lower,
     handlers::logic::lower,
     handlers::warpops::lower,

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::access::{SHARED, addresses, places};
+use super::address::{address, drop_hints, take_space};
 use super::copies;
-use super::mem::{address, drop_hints, take_space};
 use crate::exec::op::{Exec, Op, Reg, Simd, put, put_wide, reg, wide};
 use crate::exec::simd::round::{
     bf16_near, bf16_widen, canon32, canon64, f16_near, f16_widen, flush32,

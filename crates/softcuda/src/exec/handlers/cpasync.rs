@@ -11,9 +11,9 @@
 use std::arch::x86_64::{_mm_loadu_si128, _mm_set1_epi8, _mm_storeu_si128};
 use std::sync::atomic::Ordering;
 
+use super::address::address;
 use super::copies::Places;
 use super::ldsm::shared_address;
-use super::mem;
 use crate::exec::CopyMode;
 use crate::exec::op::{Base, Exec, Level, Op, Reg, Simd, mask, pick, reg, wide};
 use crate::exec::simd::avx512;
@@ -412,7 +412,7 @@ fn issue(
     rest: &[Operand],
 ) -> Result<(), LoadError> {
     let (to, to_offset) = shared_address(cx, to)?;
-    let from = mem::address(cx, from, Some(MemorySpace::Global))?;
+    let from = address(cx, from, Some(MemorySpace::Global))?;
     let from_offset = i32::try_from(from.offset as i64)
         .ok()
         .ok_or_else(|| cx.error("the offset is too large"))?;

@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 
 use super::access::SHARED;
-use super::mem;
+use super::address::address;
 use super::mma::gather;
 use super::wide512;
 use crate::exec::op::{Exec, Level, Op, Reg, Simd, pick, reg};
@@ -207,7 +207,7 @@ pub(crate) fn lower(cx: &mut Emit, opcode: &str, inst: &Inst) -> Result<bool, Lo
 
 /// A register that holds an offset in shared memory, and what is added to it.
 pub(crate) fn shared_address(cx: &mut Emit, operand: &Operand) -> Result<(V, u32), LoadError> {
-    let address = mem::address(cx, operand, Some(MemorySpace::Shared))?;
+    let address = address(cx, operand, Some(MemorySpace::Shared))?;
     if address.is_wide || address.space != SHARED {
         return Err(cx.error("a shared address of 32 bits is needed"));
     }

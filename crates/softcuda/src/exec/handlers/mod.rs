@@ -5,6 +5,7 @@
 //! `crate::lower` asks the families in the order of its list.
 
 pub(crate) mod access;
+pub(crate) mod address;
 pub(crate) mod alu_f16;
 pub(crate) mod alu_f32;
 pub(crate) mod alu_f64;
@@ -18,12 +19,14 @@ pub mod cpasync;
 pub(crate) mod cvt;
 pub(crate) mod lanewise;
 pub(crate) mod ldsm;
+pub(crate) mod ldst;
 pub(crate) mod logic;
 pub(crate) mod map;
-pub(crate) mod mem;
+mod mem;
 pub(crate) mod mma;
 pub(crate) mod modes;
 pub(crate) mod mov;
+pub(crate) mod rows;
 pub mod special;
 pub(crate) mod warpops;
 mod wide512;

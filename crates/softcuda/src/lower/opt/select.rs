@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::exec::handlers::{mem, mma};
+use crate::exec::handlers::{mma, rows};
 use crate::lower::Code;
 use crate::lower::emit::{A, Emit, Kind, Slot, V};
 
@@ -52,7 +52,7 @@ pub(super) fn run(cx: &Emit, code: &mut [Code]) {
                     loads.push(op);
                 }
             }
-            mem::group_loads(cx.level, &mut loads, number);
+            rows::group_loads(cx.level, &mut loads, number);
         }
     }
 }
